@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# From a patch series to a verdict and a number: `make help`.
+
+# Knobs; `make help` prints their values.
+ARCH    ?=
+SERIES  ?= patched
+BASE    ?= v6.12
+CASES   ?=
+MODE    ?=
+CONFIG  ?=
+ACCEL   ?= tcg
+QEMU    ?=
+TIMEOUT ?=
+CPUS    ?= 2
+V       ?= 0
+O       ?= build
+CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kvm-fast-only
+RESULTS ?= $(if $(filter build,$(O)),results,$(O)/results)
+JOBS    ?= $(shell nproc)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-print-directory
+Q := $(if $(filter 1,$(V)),,@)
+python := /usr/bin/python3
+
+# --- bad input is refused before anything is built ---
+
+known := $(sort $(basename $(notdir $(wildcard guest-images/*.mk))))
+known := $(filter-out guest,$(known))
+alias_x86_64 := x86
+alias_aarch64 := arm64
+archs := $(if $(ARCH),$(or $(alias_$(ARCH)),$(ARCH)),$(known))
+building := $(filter-out help deps clean,$(or $(MAKECMDGOALS),help))
+
+refuse = $(error $1)
+ifneq ($(words $(CURDIR)),1)
+$(call refuse,the path "$(CURDIR)" has a space in it, which make cannot handle; clone to another place)
+endif
+ifneq ($(filter-out $(known),$(archs)),)
+$(call refuse,unknown ARCH=$(ARCH); choose one of: $(known) (aliases: x86_64 aarch64), or leave it unset for all)
+endif
+ifneq ($(filter-out base patched,$(SERIES)),)
+$(call refuse,unknown SERIES=$(SERIES); choose patched or base)
+endif
+ifeq ($(wildcard kernel-patches/$(BASE)/base),)
+$(call refuse,unknown BASE=$(BASE); choose one of: $(notdir $(patsubst %/base,%,$(wildcard kernel-patches/*/base))))
+endif
+ifneq ($(CONFIG),)
+ifeq ($(wildcard guest-images/$(CONFIG).config),)
+$(call refuse,unknown CONFIG=$(CONFIG); there is no guest-images/$(CONFIG).config)
+endif
+endif
+
+# --- what is built ---
+
+OUT := $(O)/$(BASE)
+patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
+SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
+export MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
+
+.PHONY: help deps check bench images check-harness check-series shell clean $(addprefix image-,$(known)) trees
+
+# Both trees may be needed: programs always come from the patched one.
+trees:
+	$(Q)for s in $(sort patched $(SERIES)); do \
+		$(python) ci/step.py "$(BASE) $$s: tree" $(OUT)/$$s/tree.log \
+		kernel-patches/apply kernel-patches/$(BASE) $$s $(CACHE) $(OUT)/$$s/linux || exit; done
+
+guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
+	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
+
+$(addprefix image-,$(known)): image-%: trees
+	$(Q)$(guest) ARCH=$*
+
+images: $(addprefix image-,$(archs))
+
+# --- what is run ---
+
+check: images
+	$(Q)$(python) ci/check.py $(archs)
+
+bench: images
+	$(Q)$(python) ci/bench.py $(archs)
+
+check-harness:
+	$(Q)$(python) -m unittest discover -s ci -p 'test_*.py' $(if $(filter 1,$(V)),-v,-q)
+
+check-series: trees
+	$(Q)kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE)
+
+shell: $(addprefix image-,$(archs))
+	$(Q)ARCH=$(firstword $(archs)) ci/shell
+
+clean:
+	rm -rf $(O)
+
+deps:
+	$(Q)ci/deps
+
+help:
+	@sed 's/^\t//' ci/help.txt
+	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS O V JOBS CACHE RESULTS, \
+		printf '  %-8s = %s\n' $(k) '$($(k))';)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0
+"""An architecture, as the facts in guest-images/NAME.mk."""
+import dataclasses
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FACT = re.compile(r"(\w+)\s*=\s*(.*)")
+
+
+class BadInput(Exception):
+    """What the user gave cannot be used; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    name: str
+    append: str  # boot parameters that ask for the mode
+    proof: str   # regular expression; on the console if and only if it was obtained
+
+
+@dataclasses.dataclass(frozen=True)
+class Arch:
+    name: str
+    kernel_arch: str
+    qemu: str
+    machine: str
+    cpu_tcg: str
+    cpu_kvm: str
+    append: str
+    page_size: int
+    scale_tcg: int
+    modes: tuple
+
+
+def read_facts(path):
+    """The "name = value" lines of a file, as a dict.  Anything else is an error."""
+    facts = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        match = FACT.fullmatch(line)
+        if match:
+            facts[match[1]] = match[2].strip()
+        elif line and not line.startswith("#"):
+            raise BadInput(f"{path}:{number}: neither a comment nor \"name = value\": {line}")
+    return facts
+
+
+def load(name, root=ROOT):
+    path = root / "guest-images" / f"{name}.mk"
+    if not path.exists():
+        raise BadInput(f"no architecture {name}: {path} does not exist")
+    facts = read_facts(path)
+    try:
+        modes = tuple(Mode(m, facts[f"mode_{m}"], facts[f"proof_{m}"])
+                      for m in facts["modes"].split())
+        values = {f.name: f.type(facts[f.name]) for f in dataclasses.fields(Arch)
+                  if f.name not in ("name", "modes")}
+    except KeyError as missing:
+        raise BadInput(f"{path}: no line for {missing}") from None
+    return Arch(name=name, modes=modes, **values)

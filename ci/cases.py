@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The case files, selftests/cases and bench/cases: what to run, and where."""
+import dataclasses
+import fnmatch
+import re
+
+from arch import ROOT, BadInput
+
+NAME = re.compile(r"[a-z0-9_]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    arch: str     # "all", an architecture, or architecture/mode
+    needs: str    # "series": must skip on the base; "-": must run on both kernels
+    seconds: int  # limit on hardware
+    command: tuple
+
+
+def parse_line(line, where):
+    words = line.split()
+    if len(words) < 5:
+        raise BadInput(f"{where}: want name, arch, needs, seconds, command; got: {line}")
+    name, arch, needs, seconds, *command = words
+    if not NAME.fullmatch(name):
+        raise BadInput(f"{where}: a name has only a-z, 0-9 and _; got: {name}")
+    if needs not in ("-", "series"):
+        raise BadInput(f"{where}: needs is \"series\" or \"-\"; got: {needs}")
+    if not seconds.isdigit() or not int(seconds):
+        raise BadInput(f"{where}: seconds is a whole number above 0; got: {seconds}")
+    return Case(name, arch, needs, int(seconds), tuple(command))
+
+
+def load(path):
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            case = parse_line(line, f"{path}:{number}")
+            if any(case.name == other.name for other in found):
+                raise BadInput(f"{path}:{number}: a second case called {case.name}")
+            found.append(case)
+    return found
+
+
+def select(path, arch, mode, patterns=""):
+    """The cases for one mode of an architecture; patterns: shell globs, by space or comma."""
+    cases = [case for case in load(path) if case.arch in ("all", arch, f"{arch}/{mode}")]
+    wanted = patterns.replace(",", " ").split()
+    for pattern in wanted:
+        if not any(fnmatch.fnmatchcase(case.name, pattern) for case in cases):
+            raise BadInput(f"CASES={pattern} matches nothing for {arch}/{mode} in {path}; "
+                           f"its first column has the names")
+    return [case for case in cases
+            if not wanted or any(fnmatch.fnmatchcase(case.name, p) for p in wanted)]
+
+
+def default_path(kind):
+    return ROOT / {"tests": "selftests", "bench": "bench"}[kind] / "cases"

@@ -1,0 +1,26 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Run the cases on each architecture, in each of its modes.
+
+usage: check.py ARCH...    (what make check calls; knobs: see run.py)
+
+Exit status: ci/verdict.py has the list.
+"""
+import sys
+
+import run
+
+
+def check(archs):
+    requests = list(run.requests(archs, "tests"))
+    this = run.Run("check")
+    try:
+        for request in requests:
+            this.boot(request)
+    finally:
+        status = this.summary()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run.main(check, sys.argv[1:]))

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Boot a guest under QEMU, watch it, and leave its files in a directory.
+
+    console.log   the kernel log, and which case was running
+    tests.ktap    verdicts (ci/ktap.py reads them)
+    bench.jsonl   numbers, one JSON object a line
+    qemu.log      what QEMU itself had to say
+
+No opinion on results here: see ci/verdict.py.
+"""
+import dataclasses
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import ktap
+from arch import Arch, BadInput, Mode
+from step import LOG_SECONDS, TTY_SECONDS, show
+
+# From the start of QEMU to the plan; emulated guests take 2 to 4 seconds.
+BOOT_SECONDS = 90
+# On top of the limit that the guest itself enforces for a case, and from the end
+# record to the end of QEMU.  init.c takes 20 s to give up on a case it can't kill.
+GRACE_SECONDS = 45
+MEMORY_MB = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    arch: Arch
+    mode: Mode
+    kind: str            # tests or bench
+    cases: tuple         # of cases.Case
+    kernel: pathlib.Path
+    initramfs: pathlib.Path
+    release: str         # what uname -r must say
+    accel: str = "tcg"
+    cpus: int = 2
+    icount: bool = False
+    qemu: str = ""       # a binary, instead of the architecture's
+    timeout: int = 0     # seconds a case, instead of its own limit; not scaled
+
+    @property
+    def name(self):
+        return f"{self.arch.name}/{self.mode.name}"
+
+    @property
+    def scale(self):
+        return self.arch.scale_tcg if self.accel == "tcg" else 1
+
+
+@dataclasses.dataclass
+class Outcome:
+    stream: ktap.Stream
+    how: str       # "exited", "timeout", "killed" or "interrupted"
+    detail: str    # for the person who reads the verdict
+    seconds: float
+
+
+def qemu_binary(request):
+    binary = request.qemu or request.arch.qemu
+    if not shutil.which(binary):
+        raise BadInput(f"{binary} not found: run make deps, or give QEMU=/path/to/it")
+    return binary
+
+
+def boot_parameters(request):
+    words = [request.arch.append, request.mode.append, "panic=-1 oops=panic hugepages=16",
+             "nokaslr norandmaps" if request.icount else "",
+             f"run={request.kind}", f"scale={request.scale}",
+             f"timeout={request.timeout}" if request.timeout else "",
+             "cases=" + ",".join(case.name for case in request.cases)]
+    return " ".join(word for word in words if word)
+
+
+def accelerator(request):
+    if request.accel == "kvm":
+        return ["-accel", "kvm", "-cpu", request.arch.cpu_kvm]
+    cpu = ["-cpu", request.arch.cpu_tcg]
+    if not request.icount:
+        return ["-accel", "tcg,thread=multi"] + cpu
+    # One instruction is one nanosecond, and the same ones are executed each time:
+    # no host clock, no host randomness.
+    return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
+            "-rtc", "clock=vm,base=2026-01-01", "-seed", "1"] + cpu
+
+
+def port(name, path):
+    return ["-chardev", f"file,id={name},path={path}",
+            "-device", f"virtserialport,chardev={name},name={name}"]
+
+
+def command(request, directory):
+    return [qemu_binary(request), "-nodefaults", "-no-user-config", "-display", "none",
+            "-no-reboot", "-nic", "none",
+            "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            "-machine", request.arch.machine, *accelerator(request),
+            "-smp", str(request.cpus), "-m", str(MEMORY_MB),
+            "-kernel", str(request.kernel), "-initrd", str(request.initramfs),
+            "-append", boot_parameters(request),
+            "-serial", f"file:{directory / 'console.log'}",
+            "-device", "virtio-serial-device",
+            *port("ktap", directory / "tests.ktap"), *port("bench", directory / "bench.jsonl")]
+
+
+class Tail:
+    """Whole new lines of a file that somebody else writes."""
+
+    def __init__(self, path):
+        self.path, self.offset, self.rest = path, 0, b""
+
+    def lines(self):
+        try:
+            with open(self.path, "rb") as stream:
+                stream.seek(self.offset)
+                data = stream.read()
+        except FileNotFoundError:
+            return []
+        self.offset += len(data)
+        *whole, self.rest = (self.rest + data).split(b"\n")
+        return [line.decode(errors="replace") for line in whole]
+
+
+class Watch:
+    """Follow one machine until it ends, with a deadline for whatever it is doing."""
+
+    def __init__(self, request, directory):
+        self.request, self.stream = request, ktap.Stream()
+        self.tail = Tail(directory / "tests.ktap")
+        self.start = self.since = time.monotonic()
+        self.stage, self.limit = "booting", BOOT_SECONDS
+        self.tty, self.shown = sys.stdout.isatty(), 0.0
+
+    def poll(self):
+        lines = self.tail.lines()
+        for line in lines:
+            self.stream.feed(line)
+        if lines:
+            self.restart_clock()
+        self.show()
+
+    def restart_clock(self):
+        running = self.stream.running
+        stage, limit = "between cases", GRACE_SECONDS
+        if running:
+            stage, limit = running[0], running[1] + GRACE_SECONDS
+        elif self.stream.ended:
+            stage = "ending"
+        if stage != self.stage:
+            self.stage, self.limit, self.since = stage, limit, time.monotonic()
+
+    def overdue(self):
+        return time.monotonic() - self.since > self.limit
+
+    def show(self):
+        now = time.monotonic()
+        if now - self.shown < (TTY_SECONDS if self.tty else LOG_SECONDS):
+            return
+        self.shown = now
+        done, plan = len(self.stream.results), self.stream.plan or len(self.request.cases)
+        show(f"  {self.request.name:<14} {now - self.start:4.0f} s  {done}/{plan} done, "
+             f"{self.stage} for {now - self.since:.0f} s", self.tty)
+
+
+def end_of(process, watch):
+    """Wait for the end of QEMU.  Returns (how, detail)."""
+    while process.poll() is None:
+        time.sleep(0.02)
+        watch.poll()
+        if watch.overdue():
+            process.kill()
+            process.wait()
+            return "timeout", f"{watch.stage} took longer than {watch.limit} s"
+    watch.poll()
+    if process.returncode < 0:
+        return "killed", f"QEMU was killed by {signal.Signals(-process.returncode).name}"
+    if process.returncode:
+        return "killed", f"QEMU exited with status {process.returncode}, see qemu.log"
+    return "exited", ""
+
+
+def run(request, directory):
+    """Boot; return the Outcome.  The directory must exist and be empty."""
+    argv = command(request, directory)
+    (directory / "command").write_text(shlex.join(argv) + "\n")
+    watch = Watch(request, directory)
+    with open(directory / "qemu.log", "wb") as log:
+        # However this process dies, QEMU does not outlive it.
+        process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *argv],
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   start_new_session=True)
+        try:
+            how, detail = end_of(process, watch)
+        except KeyboardInterrupt:
+            how, detail = "interrupted", f"interrupted during {watch.stage}"
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if watch.tty:
+        show("", True)
+    if watch.tail.rest:
+        watch.stream.problem("cut off in the middle of a line")
+    return Outcome(watch.stream, how, detail, time.monotonic() - watch.start)
+
+
+def free_bytes(directory):
+    stat = os.statvfs(directory)
+    return stat.f_bavail * stat.f_frsize

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Read what PID 1 of the guest reports (guest-images/init.c has the format).
+
+A result counts only if the stream earned it: plan first, numbers in order, the end
+record last.  Anything else becomes a problem, and a stream with problems is broken.
+"""
+import dataclasses
+import re
+
+PLAN = re.compile(r"1\.\.(\d+)")
+FACT = re.compile(r"# fact (\w+)=(.*)")
+CASE = re.compile(r"# case (\w+) (\d+)")
+RESULT = re.compile(r"(ok|not ok) (\d+) (\w+)(?: # (.*))?")
+
+
+@dataclasses.dataclass
+class Result:
+    name: str
+    status: str  # pass, fail, skip, timeout
+    reason: str
+    line: int    # where it is in the stream, for a pointer into the log
+
+
+class Stream:
+    """Fed line by line, while the guest runs."""
+
+    def __init__(self):
+        self.plan = None
+        self.facts = {}
+        self.results = []
+        self.problems = []
+        self.running = None  # (name, seconds) of the case under way
+        self.ended = False
+        self.bail = ""
+        self.lines = 0
+
+    def problem(self, text):
+        self.problems.append(f"line {self.lines}: {text}")
+
+    def feed(self, line):
+        self.lines += 1
+        if self.ended:
+            self.problem(f"after the end record: {line}")
+        elif self.lines == 1:
+            if line != "KTAP version 1":
+                self.problem(f"want \"KTAP version 1\", got: {line}")
+        elif self.plan is None:
+            self.feed_plan(line)
+        elif line == "# end":
+            self.end()
+        else:
+            self.feed_body(line)
+
+    def feed_plan(self, line):
+        match = PLAN.fullmatch(line)
+        if match:
+            self.plan = int(match[1])
+        else:
+            self.problem(f"want the plan, got: {line}")
+
+    def feed_body(self, line):
+        fact, case, result = FACT.fullmatch(line), CASE.fullmatch(line), RESULT.fullmatch(line)
+        # Output of a case is also "# "-prefixed: it must not pass for ours.
+        if self.running is None and fact:
+            self.facts[fact[1]] = fact[2]
+        elif self.running is None and case:
+            self.running = case[1], int(case[2])
+        elif result:
+            self.feed_result(result)
+        elif line.startswith("Bail out!"):
+            self.bail = line
+        elif not line.startswith("#"):
+            self.problem(f"not KTAP: {line}")
+
+    def feed_result(self, match):
+        word, number, name, directive = match[1], int(match[2]), match[3], match[4] or ""
+        if number != len(self.results) + 1:
+            self.problem(f"result {number} where {len(self.results) + 1} was due")
+        if self.running is None or self.running[0] != name:
+            self.problem(f"a result for {name}, which was not running")
+        self.running = None
+        status = {"ok": "pass", "not ok": "fail"}[word]
+        if directive.startswith("SKIP"):
+            status = "skip" if word == "ok" else "fail"
+        elif directive.startswith("TIMEOUT"):
+            status = "timeout"
+        self.results.append(Result(name, status, directive, self.lines))
+
+    def end(self):
+        self.ended = True
+        if self.running:
+            self.problem(f"ended while {self.running[0]} was running")
+        if len(self.results) != self.plan:
+            self.problem(f"{self.plan} results planned, {len(self.results)} seen")
+
+
+def parse(text):
+    """A whole stream.  A last line without its newline was cut, and is a problem."""
+    stream = Stream()
+    lines = text.split("\n")
+    for line in lines[:-1]:
+        stream.feed(line)
+    if lines[-1]:
+        stream.problem(f"cut off in the middle of a line: {lines[-1]}")
+    return stream

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A run: some boots, their directory below results/, and what is said at its end.
+
+The knobs come from make, by environment: SERIES, BASE, CASES, MODE, ACCEL, QEMU,
+TIMEOUT, CPUS, CONFIG, OUT (what was built), RESULTS (where runs go).
+"""
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import time
+
+import arch as arch_
+import cases as cases_
+import guest
+import splat
+from arch import ROOT, BadInput
+from verdict import Finding, Verdict, judge, worst
+
+# A run leaves some MiB; below this, QEMU would cut its files off silently.
+MIN_FREE_BYTES = 64 << 20
+
+
+def knob(name, default=""):
+    return os.environ.get(name, "") or default
+
+
+def number_knob(name, default):
+    text = knob(name, str(default))
+    if not text.isdigit():
+        raise BadInput(f"{name}={text}: want a whole number")
+    return int(text)
+
+
+def check_kvm(arch):
+    """Refuse ACCEL=kvm with the reason, where a guest hypervisor would not work."""
+    here = {"x86_64": "x86", "aarch64": "arm64"}.get(platform.machine())
+    if here != arch.name:
+        raise BadInput(f"ACCEL=kvm: this host is {platform.machine()}, it cannot run {arch.name}")
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError as error:
+        raise BadInput(f"ACCEL=kvm: /dev/kvm: {error.strerror}") from None
+    nested = [p.read_text().strip() for p in
+              pathlib.Path("/sys/module").glob("kvm*/parameters/nested")]
+    if arch.name == "x86" and not {"1", "Y"} & set(nested):
+        raise BadInput("ACCEL=kvm: KVM on this host does not run a nested hypervisor "
+                       "(no kvm_amd or kvm_intel with nested=1); use ACCEL=tcg")
+    mode = pathlib.Path("/proc/cmdline").read_text()
+    if arch.name == "arm64" and "kvm-arm.mode=nested" not in mode:
+        raise BadInput("ACCEL=kvm: KVM on this host does not run a nested hypervisor "
+                       "(not booted with kvm-arm.mode=nested); use ACCEL=tcg")
+
+
+def requests(archs, kind, modes=None, **more):
+    """One Request per architecture and mode, by the knobs."""
+    accel = knob("ACCEL", "tcg")
+    if accel not in ("tcg", "kvm"):
+        raise BadInput(f"ACCEL={accel}: choose tcg or kvm")
+    if knob("QEMU") and len(archs) > 1:
+        raise BadInput("QEMU= names one binary: say ARCH= as well")
+    for arch in map(arch_.load, archs):
+        if accel == "kvm":
+            check_kvm(arch)
+        yield from arch_requests(arch, kind, modes, accel, more)
+
+
+def arch_requests(arch, kind, modes, accel, more):
+    out, config = pathlib.Path(knob("OUT", "build")).resolve(), knob("CONFIG")
+    image = out / knob("SERIES", "patched") / (arch.name + (f"-{config}" if config else ""))
+    wanted = (modes or knob("MODE")).split()
+    for mode in wanted:
+        if not any(mode == m.name for m in arch.modes) and not modes:
+            known = " ".join(m.name for m in arch.modes)
+            raise BadInput(f"MODE={mode}: {arch.name} has: {known}")
+    values = {"cpus": number_knob("CPUS", 2), **more}
+    for mode in arch.modes:
+        if not wanted or mode.name in wanted:
+            yield guest.Request(
+                arch, mode, kind,
+                tuple(cases_.select(cases_.default_path(kind), arch.name, mode.name, knob("CASES"))),
+                image.with_name(image.name + ".kernel"),
+                out / "programs" / arch.name / "initramfs.cpio",
+                image.with_name(image.name + ".release").read_text().strip(),
+                accel=accel, qemu=knob("QEMU"), timeout=number_knob("TIMEOUT", 0), **values)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def first_line(*argv):
+    output = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    return output.splitlines()[0] if output else ""
+
+
+def series_hash():
+    """What the series is: a hash over its patches' content, in order."""
+    total = hashlib.sha256()
+    if knob("SERIES", "patched") == "patched":
+        for patch in sorted((ROOT / "kernel-patches" / knob("BASE", "v6.12")).glob("*.patch")):
+            total.update(patch.read_bytes())
+    return total.hexdigest()
+
+
+def metadata(request):
+    """What makes a boot comparable with another; the keys are in results/README.md."""
+    near = request.kernel.with_suffix
+    return {
+        "arch": request.arch.name, "mode": request.mode.name, "accel": request.accel,
+        "icount": request.icount, "cpus": request.cpus,
+        "base": knob("BASE", "v6.12"), "series": knob("SERIES", "patched"),
+        "series_sha256": series_hash(), "release": request.release,
+        "kernel_sha256": sha256(request.kernel), "config_sha256": sha256(near(".config")),
+        "initramfs_sha256": sha256(request.initramfs),
+        "compiler": near(".compiler").read_text().strip(),
+        "qemu": first_line(guest.qemu_binary(request), "--version"),
+        "host": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "repository": first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+    }
+
+
+@dataclasses.dataclass
+class Boot:
+    request: guest.Request
+    directory: pathlib.Path
+    outcome: guest.Outcome
+    findings: list
+
+    @property
+    def verdict(self):
+        return worst(self.findings)
+
+    def count(self, status):
+        """Results by status, as judged: an expected skip is one, a wrong pass a failure."""
+        wrong = {f.case for f in self.findings if f.case}
+        results = self.outcome.stream.results
+        if status == "failed":
+            lost = [f for f in self.findings if not f.case]
+            unheard = wrong - {r.name for r in results}
+            return sum(r.name in wrong for r in results) + len(unheard) + bool(lost)
+        return sum(r.status == status and r.name not in wrong for r in results)
+
+
+class Run:
+    """The directory of a run, and the boots in it."""
+
+    def __init__(self, what):
+        results = pathlib.Path(knob("RESULTS", "results"))
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        self.what, self.boots, self.policy = what, [], splat.load_policy()
+        self.directory = make_directory(results, f"{stamp}-{what}")
+
+    def boot(self, request):
+        directory = self.directory / f"{request.arch.name}-{request.mode.name}"
+        directory.mkdir(parents=True)
+        if guest.free_bytes(directory) < MIN_FREE_BYTES:
+            raise BadInput(f"less than {MIN_FREE_BYTES >> 20} MiB free in {directory}: make room")
+        meta = metadata(request)
+        outcome = guest.run(request, directory)
+        boot = self.judge(request, directory, outcome)
+        save_meta(boot, meta)
+        self.boots.append(boot)
+        self.say(boot)
+        if boot.verdict == Verdict.INTERRUPTED:
+            raise KeyboardInterrupt
+        return boot
+
+    def judge(self, request, directory, outcome):
+        console = directory / "console.log"
+        text = console.read_text(errors="replace") if console.exists() else ""
+        findings = judge(request, outcome, text, knob("SERIES", "patched"), self.policy)
+        if findings and guest.free_bytes(directory) < MIN_FREE_BYTES:
+            findings.append(Finding(Verdict.HARNESS, "", "the disk is full: make room, run again", ""))
+        return Boot(request, directory, outcome, findings)
+
+    def say(self, boot):
+        print(f"  {boot.request.name:<14} {boot.outcome.seconds:4.0f} s  {boot.count('pass')} passed, "
+              f"{boot.count('failed')} failed, {boot.count('skip')} skipped", flush=True)
+
+    def summary(self):
+        """The last screen; returns the exit status."""
+        findings = [f for boot in self.boots for f in boot.findings]
+        for boot in self.boots:
+            for finding in boot.findings:
+                print(explain(boot, finding))
+        verdict = worst(findings)
+        print(f"verdict: {verdict.name.lower()}, {self.directory}")
+        print(", ".join(f"{sum(b.count(s) for b in self.boots)} {word}" for s, word in
+                        (("pass", "passed"), ("failed", "failed"), ("skip", "skipped"))), flush=True)
+        return int(verdict)
+
+
+def make_directory(results, name):
+    results.mkdir(parents=True, exist_ok=True)
+    directory = results / name
+    for more in range(2, 100):
+        try:
+            directory.mkdir()
+            break
+        except FileExistsError:  # another run of the same second
+            directory = results / f"{name}-{more}"
+    latest = results / "latest"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(directory.name)
+    return directory
+
+
+def save_meta(boot, meta):
+    """Partial results are kept too, and say so: the verdict is part of the metadata."""
+    meta["verdict"] = boot.verdict.name.lower()
+    meta["seconds"] = round(boot.outcome.seconds, 1)
+    meta["findings"] = [{"verdict": f.verdict.name.lower(), "case": f.case, "text": f.text,
+                         "where": f.where} for f in boot.findings]
+    meta["results"] = [{"name": r.name, "status": r.status, "reason": r.reason}
+                       for r in boot.outcome.stream.results]
+    (boot.directory / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+
+
+def explain(boot, finding):
+    """A finding, its log, and the one command that repeats just it."""
+    request = boot.request
+    knobs = [f"ARCH={request.arch.name}", f"MODE={request.mode.name}"]
+    knobs += [f"{name}={knob(name)}" for name in ("SERIES", "BASE", "CONFIG", "ACCEL", "TIMEOUT")
+              if knob(name) not in ("", {"SERIES": "patched", "BASE": "v6.12", "ACCEL": "tcg"}.get(name))]
+    knobs += [f"CASES={finding.case}"] if finding.case else []
+    return (f"{finding.verdict.name} {request.name} {finding.case}: {finding.text}\n"
+            f"    log:    {boot.directory}/{finding.where}\n"
+            f"    repeat: make {'bench' if request.kind == 'bench' else 'check'} {' '.join(knobs)}")
+
+
+def main(function, argv):
+    """Run a tool's function; bad input is one line on stderr and status 2."""
+    try:
+        return function(argv)
+    except BadInput as error:
+        print(f"{function.__module__.strip('_') if function.__module__ != '__main__' else 'ci'}: {error}",
+              file=sys.stderr)
+    except OSError as error:
+        full = ": make room" if error.errno == errno.ENOSPC else ""
+        print(f"ci: {error}{full}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("ci: interrupted; what there was so far is kept, and marked", file=sys.stderr)
+        return int(Verdict.INTERRUPTED)
+    return int(Verdict.HARNESS)

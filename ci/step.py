@@ -1,0 +1,79 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Run one build step: its output goes to a log, one line says how it goes.
+
+usage: step.py [--verbose] NAME LOG COMMAND...
+
+Exit status: that of COMMAND.  If it fails, the end of the log goes to stderr.
+"""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+TAIL_LINES = 25
+# Between signs of life: on a terminal, and where each one is a line of a log.
+TTY_SECONDS, LOG_SECONDS = 0.5, 15
+
+
+def show(text, tty):
+    if tty:
+        width = shutil.get_terminal_size().columns - 1
+        sys.stdout.write("\r\033[K" + text[:width])
+    else:
+        sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def log_lines(path):
+    with open(path, "rb") as log:
+        return sum(block.count(b"\n") for block in iter(lambda: log.read(1 << 16), b""))
+
+
+def watch(process, name, path):
+    """Show name, elapsed time and lines of output until the process ends."""
+    tty, start, shown = sys.stdout.isatty(), time.monotonic(), time.monotonic()
+    while process.poll() is None:
+        time.sleep(0.05)
+        now = time.monotonic()
+        if now - shown >= (TTY_SECONDS if tty else LOG_SECONDS):
+            shown = now
+            show(f"  {name:<28} {now - start:4.0f} s  {log_lines(path)} lines", tty)
+    if tty:
+        show("", tty)
+    print(f"  {name:<28} {time.monotonic() - start:4.0f} s", flush=True)
+    return process.returncode
+
+
+def fail(name, path, status):
+    with open(path, errors="replace") as log:
+        sys.stderr.writelines("    " + line for line in log.readlines()[-TAIL_LINES:])
+    print(f"step: {name} failed (exit {status}); its last lines are above, all of it is in {path}",
+          file=sys.stderr)
+
+
+def main(argv):
+    verbose = argv[:1] == ["--verbose"]
+    name, path, *command = argv[verbose:]
+    if verbose:
+        return subprocess.call(command)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    # Ctrl-C reaches the command as well: let it end, then say so.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with open(path, "wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT,
+                                       stdin=subprocess.DEVNULL, close_fds=False)
+            status = watch(process, name, path)
+    except OSError as error:
+        print(f"step: {name}: {error}", file=sys.stderr)
+        return 2
+    if status:
+        fail(name, path, status)
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

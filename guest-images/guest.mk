@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# What one guest boots: kernel, programs, initramfs.  The top Makefile calls it as
+#
+#	make -f guest-images/guest.mk ARCH=x86 SERIES=patched ...
+#
+# tree -> .config -> kernel image; patched tree -> headers -> programs -> initramfs.
+# The programs always come from the patched tree, so that both kernels run the same
+# ones: a test that skips on the base was not built without what it tests.
+
+include guest-images/$(ARCH).mk
+
+dir      := $(OUT)/$(SERIES)
+tree     := $(abspath $(dir)/linux)
+tools    := $(abspath $(OUT)/patched/linux)
+objects  := $(tree)/out-$(ARCH)$(CONFIG:%=-%)
+image    := $(dir)/$(ARCH)$(CONFIG:%=-%)
+progs    := $(OUT)/programs/$(ARCH)
+fragments := $(wildcard guest-images/kernel.config guest-images/$(ARCH).config \
+	$(CONFIG:%=guest-images/%.config))
+
+# CROSS_COMPILE is for the architecture that is not the host's.
+host     := $(shell uname -m)
+prefix   := $(if $(filter $(host),$(cross:%-linux-gnu-=%)),,$(or $(CROSS_COMPILE),$(cross)))
+compiler := $(if $(LLVM),clang --target=$(cross:%-=%),$(prefix)gcc)
+strip    := $(if $(LLVM),llvm-strip,$(prefix)strip)
+# Paths below here relative, and no build directory in the hash: another clone hits.
+ccache   := CCACHE_DIR=$(CACHE)/ccache CCACHE_BASEDIR=$(CURDIR) CCACHE_NOHASHDIR=1
+# Without -j on make's command line there is no job server to take part in.
+jobs     = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
+
+# Fixed identity: one series and one compiler give one image.
+kbuild = env $(ccache) KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=kvm KBUILD_BUILD_HOST=harness \
+	$(MAKE) $(jobs) -C $(tree) O=$(objects) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
+	LOCALVERSION=-$(SERIES)-$(SERIES_ID) $(if $(LLVM),LLVM=$(LLVM),CC="ccache $(compiler)" HOSTCC="ccache gcc")
+step = /usr/bin/python3 ci/step.py $(if $(filter 1,$(V)),--verbose) "$(ARCH) $(SERIES): $1" $(image).logs/$2.log
+
+case_files := selftests/cases bench/cases
+# The first word of each command that runs on this architecture
+wanted   := $(sort $(shell awk '/^[^\#]/ { sub("/.*", "", $$2); if ($$2 == "all" || $$2 == "$(ARCH)") print $$5 }' $(case_files)))
+sources  := $(foreach p,$(wanted),$(firstword $(wildcard selftests/$p.c bench/$p.c \
+	$(tools)/tools/testing/selftests/kvm/$p.c $(tools)/tools/testing/selftests/kvm/$(kvm_tests)/$p.c)))
+kvm_dir  := $(tools)/tools/testing/selftests/kvm
+# Ours are given by name alone and found by VPATH; the tree's by path within it.
+ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
+theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
+
+.PHONY: all kernel programs
+all: $(image).kernel $(progs)/initramfs$(if $(BUSYBOX),-shell).cpio
+
+# --- kernel ---
+
+$(objects)/.config: $(fragments) ci/config_check.py $(tree)/.git/applied
+	@mkdir -p $(objects)
+	+$(Q)$(kbuild) -s tinyconfig
+	$(Q)cd $(tree) && scripts/kconfig/merge_config.sh -m -O $(objects) $(objects)/.config \
+		$(abspath $(fragments)) > $(objects)/merge.log
+	+$(Q)$(kbuild) -s olddefconfig
+	$(Q)/usr/bin/python3 ci/config_check.py $@ $(fragments) || { rm -f $@; exit 2; }
+
+# Phony on purpose: kbuild knows what is stale.
+kernel: $(objects)/.config
+	+@$(call step,kernel,kernel) $(kbuild) $(notdir $(kernel_image))
+
+$(image).kernel: kernel
+	@cmp -s $(objects)/$(kernel_image) $@ || cp $(objects)/$(kernel_image) $@
+	@cp $(objects)/.config $(image).config
+	@cp $(objects)/include/config/kernel.release $(image).release
+	@cp $(objects)/System.map $(image).map
+	@$(compiler) --version | head -n 1 > $(image).compiler
+
+# --- programs ---
+
+headers := $(progs)/usr/include
+$(headers)/linux/kvm.h: $(tools)/.git/applied
+	+@$(call step,headers,headers) $(MAKE) $(jobs) -C $(tools) O=$(abspath $(progs))/headers ARCH=$(kernel_arch) \
+		INSTALL_HDR_PATH=$(abspath $(progs))/usr headers_install
+
+# The kernel tree's own selftests makefile builds ours too: TEST_GEN_PROGS, LIBKVM
+# and VPATH in the environment survive its "+=".
+programs: $(headers)/linux/kvm.h
+	@for p in $(wanted); do case " $(notdir $(ours) $(theirs)) " in *" $$p "*) ;; \
+		*) echo "guest.mk: no source for program $$p, named in $(case_files)" >&2; exit 2;; esac; done
+	+@$(call step,programs,programs) env TEST_GEN_PROGS="$(ours)" VPATH="$(abspath selftests):$(abspath bench)" \
+		LIBKVM="$(notdir $(wildcard selftests/lib_*.c))" $(ccache) \
+		$(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(progs)) abs_objdir=$(abspath $(progs)) ARCH=$(kernel_arch) \
+		CROSS_COMPILE=$(prefix) CC="ccache $(compiler)" LDFLAGS=-static \
+		EXTRA_CFLAGS="-I$(abspath selftests) -Iinclude/$(kvm_tests)" \
+		KHDR_INCLUDES="-isystem $(abspath $(headers))" $(addprefix $(abspath $(progs))/,$(ours) $(theirs))
+
+$(progs)/init: guest-images/init.c
+	@mkdir -p $(@D)
+	$(Q)env $(ccache) ccache $(compiler) -O2 -Wall -Wextra -Werror -static $< -o $@
+
+# --- image: a text list, which gen_init_cpio turns into the initramfs ---
+
+suffix   := $(if $(BUSYBOX),-shell)
+$(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk | $(progs)/init
+	@{ printf 'dir /%s 0755 0 0\n' dev proc sys tmp bin cases; \
+	printf 'nod /dev/console 0600 0 0 c 5 1\nfile /init %s/init 0755 0 0\n' $(progs); \
+	printf 'file /cases/tests selftests/cases 0644 0 0\nfile /cases/bench bench/cases 0644 0 0\n'; \
+	for p in $(ours) $(theirs); do \
+		printf 'file /bin/%s %s/bin/%s 0755 0 0\n' $${p##*/} $(progs) $${p##*/}; done; \
+	if [ -n "$(BUSYBOX)" ]; then printf 'file /bin/busybox %s 0755 0 0\nslink /bin/sh busybox 0755 0 0\n' $(BUSYBOX); fi; \
+	} > $@
+
+$(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)/init
+	@mkdir -p $(progs)/bin
+	@for p in $(ours) $(theirs); do $(strip) -o $(progs)/bin/$${p##*/} $(progs)/$$p; done
+	@gcc -O2 -o $(progs)/gen_init_cpio $(tools)/usr/gen_init_cpio.c
+	@$(progs)/gen_init_cpio -t 0 $(progs)/image$(suffix).list > $@.new && mv $@.new $@

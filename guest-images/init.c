@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * PID 1 of the guest (L1): run the cases that the host asked for, report each as
+ * KTAP on a virtio port of its own, end the machine.
+ *
+ * The kernel hands unknown name=value boot parameters to PID 1 as environment:
+ *   run=tests|bench|shell  what to do; tests and bench name a case file, /run
+ *   cases=a,b,...          the cases to run, in this order
+ *   scale=N                multiply each time limit, for a slow machine
+ *   timeout=N              seconds for each case, instead of its own limit
+ *
+ * What goes over the "ktap" port, in this order:
+ *   KTAP version 1, 1..N   the plan first, so that a missing result is noticed
+ *   # fact key=value       what this machine is, for the host to compare
+ *   # case NAME SECONDS    once per case, its limit; then its output, "# "-prefixed
+ *   ok|not ok N NAME [# SKIP reason | # TIMEOUT seconds]
+ *   # end                  nothing follows; without it the machine was lost
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <dirent.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+
+#define KSFT_SKIP	4
+#define MAX_ARGS	32
+/* How long a killed case may take to die before the machine is given up. */
+#define KILL_GRACE_MS	20000
+
+/* One line of /run: name, arch, needs, seconds, command; see selftests/cases. */
+struct test_case {
+	char *name;
+	unsigned int seconds;
+	char *argv[MAX_ARGS];
+};
+
+static FILE *ktap;
+
+static void __attribute__((noreturn)) end_machine(void)
+{
+	sync();
+	/* The host runs QEMU with -no-reboot: this ends it on any machine. */
+	reboot(RB_AUTOBOOT);
+	for (;;)
+		pause();
+}
+
+static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *fmt, ...)
+{
+	int err = errno;
+	va_list args;
+
+	va_start(args, fmt);
+	printf("init: ");
+	vprintf(fmt, args);
+	printf(": %s\n", strerror(err));
+	va_end(args);
+	fflush(stdout);
+	end_machine();
+}
+
+static void mount_all(void)
+{
+	static const struct { const char *type, *path; } mounts[] = {
+		{ "devtmpfs", "/dev" },
+		{ "proc", "/proc" },
+		{ "sysfs", "/sys" },
+		{ "tmpfs", "/tmp" },
+	};
+
+	for (size_t i = 0; i < sizeof(mounts) / sizeof(mounts[0]); i++)
+		if (mount(mounts[i].type, mounts[i].path, mounts[i].type, 0, NULL))
+			die("mount %s", mounts[i].path);
+}
+
+/*
+ * The kernel opened /dev/console for PID 1 before devtmpfs covered /dev, or, if
+ * the image has no such node, not at all.
+ */
+static void open_console(void)
+{
+	int fd = open("/dev/console", O_RDWR);
+
+	if (fd < 0)
+		end_machine();
+	for (int i = 0; i < 3; i++)
+		dup2(fd, i);
+	if (fd > 2)
+		close(fd);
+	setvbuf(stdout, NULL, _IOLBF, 0);
+}
+
+static bool read_line(const char *path, char *buf, size_t size)
+{
+	FILE *f = fopen(path, "r");
+	bool ok = f && fgets(buf, size, f);
+
+	if (f)
+		fclose(f);
+	if (ok)
+		buf[strcspn(buf, "\n")] = '\0';
+	return ok;
+}
+
+/* Find the virtio port called @name; its path goes to @dev. */
+static void find_port(const char *name, char *dev, size_t size)
+{
+	char path[PATH_MAX], line[64];
+	struct dirent *e;
+	DIR *d = opendir("/sys/class/virtio-ports");
+
+	while (d && (e = readdir(d))) {
+		snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", e->d_name);
+		if (read_line(path, line, sizeof(line)) && !strcmp(line, name)) {
+			snprintf(dev, size, "/dev/%s", e->d_name);
+			closedir(d);
+			return;
+		}
+	}
+	errno = ENODEV;
+	die("no virtio port \"%s\"", name);
+}
+
+static void open_ports(void)
+{
+	char dev[PATH_MAX];
+
+	find_port("ktap", dev, sizeof(dev));
+	ktap = fopen(dev, "w");
+	if (!ktap)
+		die("open %s", dev);
+	setvbuf(ktap, NULL, _IOLBF, 0);
+
+	/* A benchmark writes its JSON lines to the file that this names. */
+	find_port("bench", dev, sizeof(dev));
+	setenv("BENCH_OUT", dev, 1);
+}
+
+static void report_facts(void)
+{
+	struct utsname u;
+
+	uname(&u);
+	fprintf(ktap, "# fact release=%s\n", u.release);
+	fprintf(ktap, "# fact cpus=%ld\n", sysconf(_SC_NPROCESSORS_ONLN));
+	fprintf(ktap, "# fact page_size=%ld\n", sysconf(_SC_PAGESIZE));
+	fprintf(ktap, "# fact kvm=%s\n", access("/dev/kvm", R_OK | W_OK) ? "missing" : "present");
+}
+
+static char *read_file(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+	struct stat st;
+	char *buf;
+
+	if (fd < 0 || fstat(fd, &st) || !(buf = malloc(st.st_size + 1)))
+		die("read %s", path);
+	if (read(fd, buf, st.st_size) != st.st_size)
+		die("read %s", path);
+	buf[st.st_size] = '\0';
+	close(fd);
+	return buf;
+}
+
+/* Parse a line of the case file in place.  False for a comment or blank line. */
+static bool parse_case(char *line, struct test_case *c)
+{
+	char *save, *word = strtok_r(line, " \t", &save);
+	int n = 0;
+
+	if (!word || *word == '#')
+		return false;
+	c->name = word;
+	strtok_r(NULL, " \t", &save);	/* arch: the host has chosen */
+	strtok_r(NULL, " \t", &save);	/* needs: for the host's verdict */
+	word = strtok_r(NULL, " \t", &save);
+	c->seconds = word ? atoi(word) : 0;
+	while (n < MAX_ARGS - 1 && (word = strtok_r(NULL, " \t", &save)))
+		c->argv[n++] = word;
+	c->argv[n] = NULL;
+	return n > 0 && c->seconds > 0;
+}
+
+static bool find_case(const char *file, const char *name, struct test_case *c)
+{
+	char *text = strdup(file), *save;
+
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (parse_case(line, c) && !strcmp(c->name, name))
+			return true;	/* @c points into @text: don't free it */
+	free(text);
+	return false;
+}
+
+static void __attribute__((noreturn)) exec_case(const struct test_case *c, int out)
+{
+	char path[PATH_MAX];
+
+	/* A session of its own, so that all of it can be killed at once. */
+	setsid();
+	dup2(out, 1);
+	dup2(out, 2);
+	close(out);
+	/* The KVM selftests library opens the program itself by argv[0], for the guest. */
+	if (chdir("/bin"))
+		die("chdir /bin");
+	snprintf(path, sizeof(path), "/bin/%s", c->argv[0]);
+	execv(path, c->argv);
+	printf("exec %s: %s\n", path, strerror(errno));
+	fflush(stdout);
+	_exit(127);
+}
+
+static long now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* The lines that a case prints.  Keeps the reason of the last "# SKIP". */
+struct output {
+	int fd;
+	char line[1024];
+	size_t len;
+	char skip[256];
+};
+
+static void end_line(struct output *o)
+{
+	char *skip;
+
+	o->line[o->len] = '\0';
+	o->len = 0;
+	fprintf(ktap, "# %s\n", o->line);
+	skip = strstr(o->line, "# SKIP");
+	if (skip) {
+		skip += strlen("# SKIP");
+		skip += strspn(skip, " -");
+		snprintf(o->skip, sizeof(o->skip), "%s", skip);
+	}
+}
+
+/* Pass on what there is to read.  Returns false at the end of the output. */
+static bool pass_on(struct output *o)
+{
+	char buf[512];
+	ssize_t n = read(o->fd, buf, sizeof(buf));
+
+	for (ssize_t i = 0; i < n; i++) {
+		if (buf[i] == '\n' || o->len == sizeof(o->line) - 1)
+			end_line(o);
+		if (buf[i] != '\n' && buf[i] != '\r')
+			o->line[o->len++] = buf[i];
+	}
+	return n > 0;
+}
+
+/* Pass on output until it ends or @deadline.  Returns false on the latter. */
+static bool pass_on_until(struct output *o, long deadline)
+{
+	struct pollfd p = { .fd = o->fd, .events = POLLIN };
+	long left;
+
+	while ((left = deadline - now_ms()) > 0)
+		if (poll(&p, 1, left) > 0 && !pass_on(o))
+			return true;
+	return false;
+}
+
+/* Wait for @pid until @deadline.  Returns false if it is still there. */
+static bool reap(pid_t pid, int *status, long deadline)
+{
+	do {
+		if (waitpid(pid, status, WNOHANG) == pid)
+			return true;
+		usleep(1000);
+	} while (now_ms() < deadline);
+	return false;
+}
+
+/* Returns whether the case timed out; otherwise @status is from waitpid(). */
+static bool watch_case(const struct test_case *c, pid_t pid, struct output *o, int *status)
+{
+	long deadline = now_ms() + c->seconds * 1000L;
+	bool timed_out = !pass_on_until(o, deadline) || !reap(pid, status, deadline);
+
+	/* Also without a timeout: nothing of a case outlives it. */
+	kill(-pid, SIGKILL);
+	if (timed_out && !reap(pid, status, now_ms() + KILL_GRACE_MS)) {
+		FILE *trigger = fopen("/proc/sysrq-trigger", "w");
+
+		/* Where it is stuck goes to the console: blocked tasks, then all CPUs. */
+		if (trigger)
+			fputs("w", trigger), fflush(trigger), fputs("l", trigger);
+		fprintf(ktap, "Bail out! %s cannot be killed\n", c->name);
+		end_machine();
+	}
+	if (o->len)
+		end_line(o);
+	return timed_out;
+}
+
+static void report(int number, const struct test_case *c, bool timed_out, int status,
+		   const char *skip)
+{
+	if (timed_out)
+		fprintf(ktap, "not ok %d %s # TIMEOUT %u seconds\n", number, c->name, c->seconds);
+	else if (WIFEXITED(status) && WEXITSTATUS(status) == KSFT_SKIP)
+		fprintf(ktap, "ok %d %s # SKIP %s\n", number, c->name, skip);
+	else if (WIFEXITED(status) && !WEXITSTATUS(status))
+		fprintf(ktap, "ok %d %s\n", number, c->name);
+	else if (WIFEXITED(status))
+		fprintf(ktap, "not ok %d %s # exit=%d\n", number, c->name, WEXITSTATUS(status));
+	else
+		fprintf(ktap, "not ok %d %s # signal=%d\n", number, c->name, WTERMSIG(status));
+}
+
+static void run_case(int number, const struct test_case *c)
+{
+	struct output o = { .skip = "no reason given" };
+	bool timed_out;
+	int fds[2], status;
+	pid_t pid;
+
+	fprintf(ktap, "# case %s %u\n", c->name, c->seconds);
+	/* On the console as well, so that a splat there can be told whose it is. */
+	printf("init: case %s\n", c->name);
+
+	if (pipe2(fds, O_CLOEXEC))
+		die("pipe");
+	pid = fork();
+	if (pid < 0)
+		die("fork");
+	if (!pid)
+		exec_case(c, fds[1]);
+	close(fds[1]);
+	o.fd = fds[0];
+	timed_out = watch_case(c, pid, &o, &status);
+	close(fds[0]);
+	report(number, c, timed_out, status, o.skip);
+}
+
+static int count_names(const char *names)
+{
+	int n = !!*names;
+
+	for (; *names; names++)
+		n += *names == ',';
+	return n;
+}
+
+static unsigned int parameter(const char *name, unsigned int missing)
+{
+	const char *value = getenv(name);
+
+	return value ? strtoul(value, NULL, 10) : missing;
+}
+
+static void run_cases(const char *file_name, const char *names)
+{
+	char *file = read_file(file_name), *list = strdup(names), *save;
+	int number = 0;
+
+	fprintf(ktap, "KTAP version 1\n1..%d\n", count_names(names));
+	report_facts();
+	for (char *name = strtok_r(list, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
+		struct test_case c;
+
+		number++;
+		if (!find_case(file, name, &c)) {
+			fprintf(ktap, "Bail out! no case %s in %s\n", name, file_name);
+			end_machine();
+		}
+		c.seconds = parameter("timeout", c.seconds * parameter("scale", 1));
+		run_case(number, &c);
+	}
+	fprintf(ktap, "# end\n");
+}
+
+static void run_shell(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		char *argv[] = { "sh", NULL };
+
+		setsid();
+		setenv("PATH", "/bin", 1);
+		setenv("PS1", "L1 # ", 1);
+		setenv("HOME", "/tmp", 1);
+		execv("/bin/busybox", argv);
+		die("exec /bin/busybox");
+	}
+	waitpid(pid, &status, 0);
+}
+
+int main(void)
+{
+	const char *run = getenv("run"), *cases = getenv("cases");
+	char file[PATH_MAX];
+
+	mount_all();
+	open_console();
+	if (run && !strcmp(run, "shell")) {
+		run_shell();
+	} else {
+		open_ports();
+		snprintf(file, sizeof(file), "/cases/%s", run ? run : "tests");
+		run_cases(file, cases ? cases : "");
+	}
+	end_machine();
+}

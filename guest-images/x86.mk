@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0
+# x86, as facts.  Read by make and by ci/arch.py: only "name = value" lines.
+
+# Toolchain and kernel
+kernel_arch  = x86
+kernel_image = arch/x86/boot/bzImage
+cross        = x86_64-linux-gnu-
+deb_arch     = amd64
+# Where this architecture's own tests are in the KVM selftests
+kvm_tests    = x86_64
+
+# The machine, L1.  EPYC: TCG emulates SVM but not VMX, and its default model is
+# an Intel one, on which kvm_amd refuses to load.  check=off: be quiet about what
+# else EPYC has and TCG lacks.
+qemu         = qemu-system-x86_64
+machine      = microvm,acpi=off,isa-serial=on,rtc=on
+cpu_tcg      = EPYC,check=off
+cpu_kvm      = host
+append       = console=ttyS0 reboot=t tsc=reliable
+
+# Modes: the boot parameters that ask for one, and what the kernel says on the
+# console if it was obtained (a regular expression).
+modes        = npt shadow
+mode_npt     = kvm_amd.npt=1 kvm_intel.ept=1
+proof_npt    = kvm_amd: Nested Paging enabled
+mode_shadow  = kvm_amd.npt=0 kvm_intel.ept=0
+proof_shadow = kvm_amd: Nested Paging disabled
+
+page_size    = 4096
+
+# Time limits of cases are multiplied by this under emulation.
+scale_tcg    = 3
