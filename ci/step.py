@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-TAIL_LINES = 25
+TAIL_LINES, TAIL_COLUMNS = 25, 160
 # Between signs of life: on a terminal, and where each one is a line of a log.
 TTY_SECONDS, LOG_SECONDS = 0.5, 15
 
@@ -49,7 +49,8 @@ def watch(process, name, path):
 
 def fail(name, path, status):
     with open(path, errors="replace") as log:
-        sys.stderr.writelines("    " + line for line in log.readlines()[-TAIL_LINES:])
+        for line in log.read().splitlines()[-TAIL_LINES:]:
+            print("    " + line[:TAIL_COLUMNS], file=sys.stderr)
     print(f"step: {name} failed (exit {status}); its last lines are above, all of it is in {path}",
           file=sys.stderr)
 

@@ -77,16 +77,20 @@ $(headers)/linux/kvm.h: $(tools)/.git/applied
 		INSTALL_HDR_PATH=$(abspath $(progs))/usr headers_install
 
 # The kernel tree's own selftests makefile builds ours too: TEST_GEN_PROGS, LIBKVM
-# and VPATH in the environment survive its "+=".
+# and VPATH in the environment survive its "+=".  Theirs are built apart, so that
+# nothing of ours is linked into them.
+kselftest = env $(ccache) $1 $(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(progs)) \
+	abs_objdir=$(abspath $(progs)) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
+	CC="ccache $(compiler)" LDFLAGS=-static KHDR_INCLUDES="-isystem $(abspath $(headers))" \
+	EXTRA_CFLAGS="-I$(abspath selftests) -Iinclude/$(kvm_tests)" $(addprefix $(abspath $(progs))/,$2)
+
 programs: $(headers)/linux/kvm.h
 	@for p in $(wanted); do case " $(notdir $(ours) $(theirs)) " in *" $$p "*) ;; \
 		*) echo "guest.mk: no source for program $$p, named in $(case_files)" >&2; exit 2;; esac; done
-	+@$(call step,programs,programs) env TEST_GEN_PROGS="$(ours)" VPATH="$(abspath selftests):$(abspath bench)" \
-		LIBKVM="$(notdir $(wildcard selftests/lib_*.c))" $(ccache) \
-		$(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(progs)) abs_objdir=$(abspath $(progs)) ARCH=$(kernel_arch) \
-		CROSS_COMPILE=$(prefix) CC="ccache $(compiler)" LDFLAGS=-static \
-		EXTRA_CFLAGS="-I$(abspath selftests) -Iinclude/$(kvm_tests)" \
-		KHDR_INCLUDES="-isystem $(abspath $(headers))" $(addprefix $(abspath $(progs))/,$(ours) $(theirs))
+	@mkdir -p $(progs)/tools
+	+@$(call step,upstream tests,upstream) $(call kselftest,,$(theirs))
+	+@$(call step,our tests,programs) $(call kselftest,TEST_GEN_PROGS="$(ours)" \
+		VPATH="$(abspath selftests):$(abspath bench)" LIBKVM="$(notdir $(wildcard selftests/lib_*.c))",$(ours))
 
 $(progs)/init: guest-images/init.c
 	@mkdir -p $(@D)

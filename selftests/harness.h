@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tests and the benchmark share: a case is a function, a guest obeys
+ * requests, a VM has one memslot under test, and a userfaultfd may stand behind it.
+ */
+#ifndef SELFTESTS_HARNESS_H
+#define SELFTESTS_HARNESS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+
+/* Warnings in what is ours are errors; the rest of the tree has its own rules. */
+#pragma GCC diagnostic error "-Wall"
+
+/*
+ * A case: CASE(name) { ... } in a test program, and a line in selftests/cases that
+ * runs the program with the name as its argument.  It passes by returning.
+ */
+struct test_case {
+	const char *name;
+	void (*run)(void);
+};
+
+#define CASE(_name)							\
+static void _name(void);						\
+static const struct test_case case_##_name				\
+	__attribute__((used, section("cases"))) = { #_name, _name };	\
+static void _name(void)
+
+/* Skip the case, with the reason, on a kernel that doesn't have the flag. */
+#define REQUIRE_FLAG()							\
+	__TEST_REQUIRE(kvm_has_cap(KVM_CAP_MEMORY_FAULT_NOWAIT),	\
+		       "KVM_CAP_MEMORY_FAULT_NOWAIT is missing")
+
+/* How a page gets a value that the guest can verify; the same for all accesses. */
+static inline uint16_t page_value(uint64_t gpa)
+{
+	return 0x5a00 ^ (gpa >> 12);
+}
+
+enum access { ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
+
+#define TEST_SLOT	10
+#define TEST_GPA	(1ull << 32)
+#define TEST_GVA	(1ull << 32)
+#define MAX_VCPUS	4
+
+/* A VM with one memslot under test, of @pages base pages at TEST_GPA. */
+struct test_vm {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpus[MAX_VCPUS];
+	enum vm_mem_backing_src_type backing;
+	size_t pages;
+	size_t page_size;	/* bytes, of the guest and the host */
+	size_t granule;		/* bytes, that userfaultfd provides at once */
+	char *hva;		/* where the memslot is mapped */
+	char *alias;		/* a second mapping, not registered; NULL if private */
+	int uffd;		/* or -1 */
+	int uffd_mode;		/* UFFDIO_REGISTER_MODE_* */
+	void *source;		/* @granule bytes that MISSING faults are resolved from */
+};
+
+/*
+ * Create the VM; @flags are those of the memslot.  The guest can access the slot at
+ * TEST_GVA, and none of its memory is present.
+ */
+struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
+			      size_t pages, uint32_t flags);
+void test_vm_free(struct test_vm *t);
+
+/* Change the flags of the live memslot, with KVM_SET_USER_MEMORY_REGION2. */
+void test_vm_set_flags(struct test_vm *t, uint32_t flags);
+
+static inline char *page_hva(struct test_vm *t, size_t page)
+{
+	return t->hva + page * t->page_size;
+}
+
+static inline uint64_t page_gpa(struct test_vm *t, size_t page)
+{
+	return TEST_GPA + page * t->page_size;
+}
+
+/*
+ * Write to the page at @to a function that returns page_value(@gpa).  Its first bytes
+ * are data for a read as well, see fetch_code().
+ */
+void write_page(char *to, uint64_t gpa);
+/* The 64 bits that a read of a page written by write_page() gives. */
+uint64_t fetch_code(uint64_t gpa);
+
+/* Put every page into the page cache through the alias, mapped nowhere else. */
+void fill_page_cache(struct test_vm *t);
+
+/* Make the vCPU's next run do one access at byte @offset of the slot. */
+void request(struct test_vm *t, int vcpu, enum access access, uint64_t offset);
+
+/*
+ * KVM_RUN, EINTR aside.  Returns zero or a negative errno; @exit_reason of kvm_run is
+ * preset to a value that no kernel uses, so that a stale one cannot pass for KVM's.
+ */
+int run_vcpu(struct kvm_vcpu *vcpu);
+/* KVM_RUN; the access must complete.  Returns what the guest read or fetched. */
+uint64_t run_to_completion(struct test_vm *t, int vcpu);
+/* KVM_RUN; it must fail with KVM_EXIT_MEMORY_FAULT for the given page and nothing else. */
+void run_to_memory_fault(struct test_vm *t, int vcpu, size_t page);
+
+/* The vCPU statistic "exits": how often it left the guest. */
+uint64_t vcpu_exits(struct kvm_vcpu *vcpu);
+
+/* --- userfaultfd --- */
+
+/* Register the slot; mode MISSING or MINOR. */
+void uffd_register(struct test_vm *t, int mode);
+/* Whether a message is waiting, without taking it. */
+bool uffd_pending(struct test_vm *t);
+
+/*
+ * Provide the granule around @hva.  Returns zero or a negative errno; -EEXIST if it
+ * was there already.  Only if @wake, threads that sleep on it are woken.
+ */
+int provide(struct test_vm *t, char *hva, bool wake);
+
+/*
+ * Resolve a KVM_EXIT_MEMORY_FAULT in the vCPU's thread: provide the page, waking no
+ * one; if that was done before, make it present and writable.
+ * Returns whether this call provided it.
+ */
+bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu);
+
+/* A thread that serves userfaultfd like a VMM's, and remembers what it saw. */
+struct reader {
+	struct test_vm *t;
+	pthread_t thread;
+	int stop[2];
+	uint64_t faults;	/* messages served */
+	uint64_t last;		/* address of the last one */
+};
+
+void reader_start(struct reader *r, struct test_vm *t);
+void reader_stop(struct reader *r);
+
+/*
+ * Have KVM itself write to guest memory at @gpa during the next KVM_RUN: steal time.
+ * The address must be 64-byte aligned.
+ */
+void request_steal_time(struct test_vm *t, int vcpu, uint64_t gpa);
+
+#endif
