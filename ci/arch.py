@@ -30,6 +30,7 @@ class Arch:
     append: str
     page_size: int
     scale_tcg: int
+    icount_tick: int
     modes: tuple
 
 

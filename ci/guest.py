@@ -27,7 +27,8 @@ BOOT_SECONDS = 90
 # On top of the limit that the guest itself enforces for a case, and from the end
 # record to the end of QEMU.  init.c takes 20 s to give up on a case it can't kill.
 GRACE_SECONDS = 45
-MEMORY_MB = 1024
+# dirty_log_test maps 1 GiB and a bitmap beside it.
+MEMORY_MB = 2048
 
 
 @dataclasses.dataclass(frozen=True)

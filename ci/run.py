@@ -58,8 +58,11 @@ def check_kvm(arch):
                        "(not booted with kvm-arm.mode=nested); use ACCEL=tcg")
 
 
-def requests(archs, kind, modes=None, **more):
-    """One Request per architecture and mode, by the knobs."""
+def requests(archs, kind, default_mode=False, **more):
+    """One Request per architecture and mode, by the knobs.
+
+    default_mode: only the first mode of each, unless MODE= says otherwise.
+    """
     accel = knob("ACCEL", "tcg")
     if accel not in ("tcg", "kvm"):
         raise BadInput(f"ACCEL={accel}: choose tcg or kvm")
@@ -68,27 +71,29 @@ def requests(archs, kind, modes=None, **more):
     for arch in map(arch_.load, archs):
         if accel == "kvm":
             check_kvm(arch)
-        yield from arch_requests(arch, kind, modes, accel, more)
+        yield from arch_requests(arch, kind, default_mode, accel, more)
 
 
-def arch_requests(arch, kind, modes, accel, more):
+def pick_modes(arch, default_mode):
+    wanted = knob("MODE").split()
+    known = {mode.name: mode for mode in arch.modes}
+    for name in wanted:
+        if name not in known:
+            raise BadInput(f"MODE={name}: {arch.name} has: {' '.join(known)}")
+    return [known[name] for name in wanted] or list(arch.modes[:1] if default_mode else arch.modes)
+
+
+def arch_requests(arch, kind, default_mode, accel, more):
     out, config = pathlib.Path(knob("OUT", "build")).resolve(), knob("CONFIG")
     image = out / knob("SERIES", "patched") / (arch.name + (f"-{config}" if config else ""))
-    wanted = (modes or knob("MODE")).split()
-    for mode in wanted:
-        if not any(mode == m.name for m in arch.modes) and not modes:
-            known = " ".join(m.name for m in arch.modes)
-            raise BadInput(f"MODE={mode}: {arch.name} has: {known}")
-    values = {"cpus": number_knob("CPUS", 2), **more}
-    for mode in arch.modes:
-        if not wanted or mode.name in wanted:
-            yield guest.Request(
-                arch, mode, kind,
-                tuple(cases_.select(cases_.default_path(kind), arch.name, mode.name, knob("CASES"))),
-                image.with_name(image.name + ".kernel"),
-                out / "programs" / arch.name / "initramfs.cpio",
-                image.with_name(image.name + ".release").read_text().strip(),
-                accel=accel, qemu=knob("QEMU"), timeout=number_knob("TIMEOUT", 0), **values)
+    values = {"cpus": number_knob("CPUS", 2), "accel": accel, "qemu": knob("QEMU"),
+              "timeout": number_knob("TIMEOUT", 0), **more}
+    for mode in pick_modes(arch, default_mode):
+        chosen = cases_.select(cases_.default_path(kind), arch.name, mode.name, knob("CASES"))
+        yield guest.Request(arch, mode, kind, tuple(chosen),
+                            image.with_name(image.name + ".kernel"),
+                            out / "programs" / arch.name / "initramfs.cpio",
+                            image.with_name(image.name + ".release").read_text().strip(), **values)
 
 
 def sha256(path):
@@ -132,6 +137,7 @@ class Boot:
     directory: pathlib.Path
     outcome: guest.Outcome
     findings: list
+    meta: dict = dataclasses.field(default_factory=dict)
 
     @property
     def verdict(self):
@@ -165,7 +171,8 @@ class Run:
         meta = metadata(request)
         outcome = guest.run(request, directory)
         boot = self.judge(request, directory, outcome)
-        save_meta(boot, meta)
+        boot.meta = meta
+        save_verdict(boot)
         self.boots.append(boot)
         self.say(boot)
         if boot.verdict == Verdict.INTERRUPTED:
@@ -212,8 +219,9 @@ def make_directory(results, name):
     return directory
 
 
-def save_meta(boot, meta):
+def save_verdict(boot):
     """Partial results are kept too, and say so: the verdict is part of the metadata."""
+    meta = boot.meta
     meta["verdict"] = boot.verdict.name.lower()
     meta["seconds"] = round(boot.outcome.seconds, 1)
     meta["findings"] = [{"verdict": f.verdict.name.lower(), "case": f.case, "text": f.text,

@@ -82,7 +82,7 @@ $(headers)/linux/kvm.h: $(tools)/.git/applied
 kselftest = env $(ccache) $1 $(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(progs)) \
 	abs_objdir=$(abspath $(progs)) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
 	CC="ccache $(compiler)" LDFLAGS=-static KHDR_INCLUDES="-isystem $(abspath $(headers))" \
-	EXTRA_CFLAGS="-I$(abspath selftests) -Iinclude/$(kvm_tests)" $(addprefix $(abspath $(progs))/,$2)
+	EXTRA_CFLAGS="-DDEBUG -I$(abspath selftests) -Iinclude/$(kvm_tests)" $(addprefix $(abspath $(progs))/,$2)
 
 programs: $(headers)/linux/kvm.h
 	@for p in $(wanted); do case " $(notdir $(ours) $(theirs)) " in *" $$p "*) ;; \

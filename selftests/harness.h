@@ -99,6 +99,8 @@ void fill_page_cache(struct test_vm *t);
 
 /* Make the vCPU's next run do one access at byte @offset of the slot. */
 void request(struct test_vm *t, int vcpu, enum access access, uint64_t offset);
+/* The same for @count pages in a row; the run returns the sum of what they gave. */
+void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t offset, size_t count);
 
 /*
  * KVM_RUN, EINTR aside.  Returns zero or a negative errno; @exit_reason of kvm_run is

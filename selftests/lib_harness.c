@@ -19,6 +19,8 @@
 static struct guest_request {
 	uint64_t access;
 	uint64_t gva;
+	uint64_t count;
+	uint64_t stride;	/* bytes */
 } requests[MAX_VCPUS];
 
 static uint64_t guest_access(uint64_t access, uint64_t gva)
@@ -38,10 +40,15 @@ static uint64_t guest_access(uint64_t access, uint64_t gva)
 
 static void guest_main(uint64_t index)
 {
-	struct guest_request *r = &requests[index];
+	for (;;) {
+		struct guest_request r = requests[index];
+		uint64_t sum = 0;
 
-	for (;;)
-		GUEST_SYNC(guest_access(READ_ONCE(r->access), READ_ONCE(r->gva)));
+		for (; r.count; r.count--, r.gva += r.stride)
+			sum += guest_access(r.access, r.gva);
+		GUEST_SYNC(sum);
+		barrier();
+	}
 }
 
 /* --- what differs between architectures --- */
@@ -83,8 +90,8 @@ struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
 	};
 	int i;
 
-	/* A huge page counts only where userfaultfd works in its units: hugetlb. */
-	if (is_backing_src_hugetlb(backing) == false)
+	/* userfaultfd works in units of huge pages for hugetlb, not for THP. */
+	if (backing == VM_MEM_SRC_ANONYMOUS_THP)
 		t.granule = t.page_size;
 
 	t.vm = vm_create_with_vcpus(vcpus, guest_main, t.vcpus);
@@ -134,7 +141,12 @@ void fill_page_cache(struct test_vm *t)
 
 void request(struct test_vm *t, int vcpu, enum access access, uint64_t offset)
 {
-	requests[vcpu] = (struct guest_request){ access, TEST_GVA + offset };
+	request_pages(t, vcpu, access, offset, 1);
+}
+
+void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t offset, size_t count)
+{
+	requests[vcpu] = (struct guest_request){ access, TEST_GVA + offset, count, t->page_size };
 	memcpy(addr_gva2hva(t->vm, (vm_vaddr_t)&requests[vcpu]), &requests[vcpu],
 	       sizeof(requests[vcpu]));
 }
