@@ -2,10 +2,13 @@
 #
 # From a patch series to a verdict and a number: `make help`.
 
+# The kernel that the series is for, if none is named
+DEFAULT_BASE := v6.12
+
 # Knobs; `make help` prints their values.
 ARCH    ?=
 SERIES  ?= patched
-BASE    ?= v6.12
+BASE    ?= $(DEFAULT_BASE)
 CASES   ?=
 MODE    ?=
 CONFIG  ?=
@@ -59,27 +62,27 @@ endif
 OUT := $(O)/$(BASE)
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
-export MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
+export DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: help deps check bench images check-harness check-series shell clean $(addprefix image-,$(known)) trees
-
-# Both trees may be needed: programs always come from the patched one.
-trees:
-	$(Q)for s in $(sort patched $(SERIES)); do \
-		$(python) ci/step.py "$(BASE) $$s: tree" $(OUT)/$$s/tree.log \
-		kernel-patches/apply kernel-patches/$(BASE) $$s $(CACHE) $(OUT)/$$s/linux || exit; done
+.PHONY: help deps check bench images check-harness check-series shell clean
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
+# One build at a time in one place; a second one waits.
+lock = @mkdir -p $(O); exec 9> $(O)/lock; \
+	flock -n 9 || { echo "  another make is building in $(O); waiting for it"; flock 9; };
 
-$(addprefix image-,$(known)): image-%: trees
-	$(Q)$(guest) ARCH=$*
+# Both trees may be needed: programs always come from the patched one.
+trees = for s in $(sort patched $(SERIES)); do \
+	$(python) ci/step.py "$(BASE) $$s: tree" $(OUT)/$$s.tree.log \
+	kernel-patches/apply kernel-patches/$(BASE) $$s $(CACHE) $(OUT)/$$s/linux || exit; done
 
-images: $(addprefix image-,$(archs))
+images:
+	+$(lock) $(trees); for a in $(archs); do $(guest) ARCH=$$a || exit; done
 
 # --- what is run ---
 
-check: images
+check: check-harness images
 	$(Q)$(python) ci/check.py $(archs)
 
 bench: images
@@ -88,11 +91,15 @@ bench: images
 check-harness:
 	$(Q)$(python) -m unittest discover -s ci -p 'test_*.py' $(if $(filter 1,$(V)),-v,-q)
 
-check-series: trees
-	$(Q)kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE)
+check-series:
+	+$(lock) $(trees); kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE) $(archs)
 
-shell: $(addprefix image-,$(archs))
-	$(Q)ARCH=$(firstword $(archs)) ci/shell
+shell: arch := $(firstword $(archs))
+shell: images
+	$(Q)test -f $(OUT)/busybox-$(arch) || guest-images/busybox \
+		$$(sed -n 's/^deb_arch *= *//p' guest-images/$(arch).mk) $(OUT)/busybox-$(arch)
+	$(Q)$(guest) ARCH=$(arch) BUSYBOX=$(OUT)/busybox-$(arch) initramfs-shell
+	$(Q)$(python) ci/shell.py $(arch)
 
 clean:
 	rm -rf $(O)
@@ -101,6 +108,6 @@ deps:
 	$(Q)ci/deps
 
 help:
-	@sed 's/^\t//' ci/help.txt
+	@cat ci/help.txt
 	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS O V JOBS CACHE RESULTS, \
 		printf '  %-8s = %s\n' $(k) '$($(k))';)

@@ -2,6 +2,8 @@
 """The case files, selftests/cases and bench/cases: what to run, and where."""
 import dataclasses
 import fnmatch
+import os
+import pathlib
 import re
 
 from arch import ROOT, BadInput
@@ -56,4 +58,30 @@ def select(path, arch, mode, patterns=""):
 
 
 def default_path(kind):
+    """Where the cases of a kind are; CASES_FILE= is for the harness' own tests."""
+    if "CASES_FILE" in os.environ:
+        return pathlib.Path(os.environ["CASES_FILE"])
     return ROOT / {"tests": "selftests", "bench": "bench"}[kind] / "cases"
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownFailure:
+    case: str      # shell pattern
+    arch: str
+    accel: str
+    output: re.Pattern
+    why: str
+
+    def concerns(self, case, arch, accel):
+        return fnmatch.fnmatchcase(case, self.case) and (arch, accel) == (self.arch, self.accel)
+
+
+def load_known(path=ROOT / "selftests" / "known-failures"):
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            fields = line.split(" | ")
+            if len(fields) != 5:
+                raise BadInput(f"{path}:{number}: want case | architecture | accelerator | output | why")
+            found.append(KnownFailure(*fields[:3], re.compile(fields[3], re.DOTALL), fields[4]))
+    return found

@@ -96,17 +96,25 @@ def port(name, path):
             "-device", f"virtserialport,chardev={name},name={name}"]
 
 
-def command(request, directory):
+def machine(request, initramfs, parameters):
+    """The part of the command line that a run and a shell have in common."""
     return [qemu_binary(request), "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-nic", "none",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-machine", request.arch.machine, *accelerator(request),
             "-smp", str(request.cpus), "-m", str(MEMORY_MB),
-            "-kernel", str(request.kernel), "-initrd", str(request.initramfs),
-            "-append", boot_parameters(request),
-            "-serial", f"file:{directory / 'console.log'}",
-            "-device", "virtio-serial-device",
+            "-kernel", str(request.kernel), "-initrd", str(initramfs), "-append", parameters]
+
+
+def command(request, directory):
+    return [*machine(request, request.initramfs, boot_parameters(request)),
+            "-serial", f"file:{directory / 'console.log'}", "-device", "virtio-serial-device",
             *port("ktap", directory / "tests.ktap"), *port("bench", directory / "bench.jsonl")]
+
+
+def shell_command(request, initramfs):
+    parameters = f"{request.arch.append} {request.mode.append} panic=-1 quiet hugepages=16 run=shell"
+    return [*machine(request, initramfs, parameters), "-serial", "mon:stdio"]
 
 
 class Tail:
@@ -208,8 +216,3 @@ def run(request, directory):
     if watch.tail.rest:
         watch.stream.problem("cut off in the middle of a line")
     return Outcome(watch.stream, how, detail, time.monotonic() - watch.start)
-
-
-def free_bytes(directory):
-    stat = os.statvfs(directory)
-    return stat.f_bavail * stat.f_frsize

@@ -19,6 +19,7 @@ class Result:
     status: str  # pass, fail, skip, timeout
     reason: str
     line: int    # where it is in the stream, for a pointer into the log
+    output: str = ""  # what the case printed
 
 
 class Stream:
@@ -33,6 +34,7 @@ class Stream:
         self.ended = False
         self.bail = ""
         self.lines = 0
+        self.output = []
 
     def problem(self, text):
         self.problems.append(f"line {self.lines}: {text}")
@@ -64,12 +66,14 @@ class Stream:
         if self.running is None and fact:
             self.facts[fact[1]] = fact[2]
         elif self.running is None and case:
-            self.running = case[1], int(case[2])
+            self.running, self.output = (case[1], int(case[2])), []
         elif result:
             self.feed_result(result)
         elif line.startswith("Bail out!"):
             self.bail = line
-        elif not line.startswith("#"):
+        elif line.startswith("#"):
+            self.output.append(line[2:])
+        else:
             self.problem(f"not KTAP: {line}")
 
     def feed_result(self, match):
@@ -84,7 +88,7 @@ class Stream:
             status = "skip" if word == "ok" else "fail"
         elif directive.startswith("TIMEOUT"):
             status = "timeout"
-        self.results.append(Result(name, status, directive, self.lines))
+        self.results.append(Result(name, status, directive, self.lines, "\n".join(self.output)))
 
     def end(self):
         self.ended = True

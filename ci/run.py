@@ -24,7 +24,10 @@ from arch import ROOT, BadInput
 from verdict import Finding, Verdict, judge, worst
 
 # A run leaves some MiB; below this, QEMU would cut its files off silently.
-MIN_FREE_BYTES = 64 << 20
+MIN_FREE_MB = 64
+
+# Knobs that a command which repeats a case must repeat, unless they have their defaults.
+GIVEN_AGAIN = ("SERIES", "BASE", "CONFIG", "ACCEL", "TIMEOUT", "CPUS")
 
 
 def knob(name, default=""):
@@ -109,7 +112,7 @@ def series_hash():
     """What the series is: a hash over its patches' content, in order."""
     total = hashlib.sha256()
     if knob("SERIES", "patched") == "patched":
-        for patch in sorted((ROOT / "kernel-patches" / knob("BASE", "v6.12")).glob("*.patch")):
+        for patch in sorted((ROOT / "kernel-patches" / knob("BASE")).glob("*.patch")):
             total.update(patch.read_bytes())
     return total.hexdigest()
 
@@ -120,7 +123,7 @@ def metadata(request):
     return {
         "arch": request.arch.name, "mode": request.mode.name, "accel": request.accel,
         "icount": request.icount, "cpus": request.cpus,
-        "base": knob("BASE", "v6.12"), "series": knob("SERIES", "patched"),
+        "base": knob("BASE"), "series": knob("SERIES", "patched"),
         "series_sha256": series_hash(), "release": request.release,
         "kernel_sha256": sha256(request.kernel), "config_sha256": sha256(near(".config")),
         "initramfs_sha256": sha256(request.initramfs),
@@ -145,13 +148,16 @@ class Boot:
 
     def count(self, status):
         """Results by status, as judged: an expected skip is one, a wrong pass a failure."""
-        wrong = {f.case for f in self.findings if f.case}
+        known = {f.case for f in self.findings if f.verdict == Verdict.KNOWN}
+        wrong = {f.case for f in self.findings if f.case} - known
         results = self.outcome.stream.results
+        if status == "known":
+            return len(known)
         if status == "failed":
             lost = [f for f in self.findings if not f.case]
             unheard = wrong - {r.name for r in results}
             return sum(r.name in wrong for r in results) + len(unheard) + bool(lost)
-        return sum(r.status == status and r.name not in wrong for r in results)
+        return sum(r.status == status and r.name not in wrong | known for r in results)
 
 
 class Run:
@@ -160,14 +166,15 @@ class Run:
     def __init__(self, what):
         results = pathlib.Path(knob("RESULTS", "results"))
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        self.what, self.boots, self.policy = what, [], splat.load_policy()
+        self.what, self.boots = what, []
+        self.policy, self.known = splat.load_policy(), cases_.load_known()
         self.directory = make_directory(results, f"{stamp}-{what}")
 
     def boot(self, request):
         directory = self.directory / f"{request.arch.name}-{request.mode.name}"
         directory.mkdir(parents=True)
-        if guest.free_bytes(directory) < MIN_FREE_BYTES:
-            raise BadInput(f"less than {MIN_FREE_BYTES >> 20} MiB free in {directory}: make room")
+        if disk_is_full(directory):
+            raise BadInput(f"less than {MIN_FREE_MB} MiB free in {directory}: make room")
         meta = metadata(request)
         outcome = guest.run(request, directory)
         boot = self.judge(request, directory, outcome)
@@ -182,14 +189,16 @@ class Run:
     def judge(self, request, directory, outcome):
         console = directory / "console.log"
         text = console.read_text(errors="replace") if console.exists() else ""
-        findings = judge(request, outcome, text, knob("SERIES", "patched"), self.policy)
-        if findings and guest.free_bytes(directory) < MIN_FREE_BYTES:
+        findings = judge(request, outcome, text, knob("SERIES", "patched"),
+                         self.policy, self.known)
+        if findings and disk_is_full(directory):
             findings.append(Finding(Verdict.HARNESS, "", "the disk is full: make room, run again", ""))
         return Boot(request, directory, outcome, findings)
 
     def say(self, boot):
+        known = f", {boot.count('known')} known" if boot.count("known") else ""
         print(f"  {boot.request.name:<14} {boot.outcome.seconds:4.0f} s  {boot.count('pass')} passed, "
-              f"{boot.count('failed')} failed, {boot.count('skip')} skipped", flush=True)
+              f"{boot.count('failed')} failed, {boot.count('skip')} skipped{known}", flush=True)
 
     def summary(self):
         """The last screen; returns the exit status."""
@@ -199,9 +208,16 @@ class Run:
                 print(explain(boot, finding))
         verdict = worst(findings)
         print(f"verdict: {verdict.name.lower()}, {self.directory}")
-        print(", ".join(f"{sum(b.count(s) for b in self.boots)} {word}" for s, word in
-                        (("pass", "passed"), ("failed", "failed"), ("skip", "skipped"))), flush=True)
-        return int(verdict)
+        passed, failed, skipped, known = (sum(boot.count(status) for boot in self.boots)
+                                          for status in ("pass", "failed", "skip", "known"))
+        # A known failure did not pass: among passed, failed and skipped, it is a skip.
+        print(f"{passed} passed, {failed} failed, {skipped + known} skipped", flush=True)
+        return max(int(verdict), 0)
+
+
+def disk_is_full(directory):
+    stat = os.statvfs(directory)
+    return stat.f_bavail * stat.f_frsize < number_knob("MIN_FREE_MB", MIN_FREE_MB) << 20
 
 
 def make_directory(results, name):
@@ -235,9 +251,11 @@ def explain(boot, finding):
     """A finding, its log, and the one command that repeats just it."""
     request = boot.request
     knobs = [f"ARCH={request.arch.name}", f"MODE={request.mode.name}"]
-    knobs += [f"{name}={knob(name)}" for name in ("SERIES", "BASE", "CONFIG", "ACCEL", "TIMEOUT")
-              if knob(name) not in ("", {"SERIES": "patched", "BASE": "v6.12", "ACCEL": "tcg"}.get(name))]
+    knobs += [f"{name}={knob(name)}" for name in GIVEN_AGAIN
+              if knob(name) not in ("", "patched", "tcg", "2", knob("DEFAULT_BASE"))]
     knobs += [f"CASES={finding.case}"] if finding.case else []
+    if finding.verdict == Verdict.KNOWN:
+        return f"KNOWN {request.name} {finding.case}: {finding.text}"
     return (f"{finding.verdict.name} {request.name} {finding.case}: {finding.text}\n"
             f"    log:    {boot.directory}/{finding.where}\n"
             f"    repeat: make {'bench' if request.kind == 'bench' else 'check'} {' '.join(knobs)}")

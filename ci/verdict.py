@@ -10,6 +10,7 @@ import splat
 class Verdict(enum.IntEnum):
     """Exit statuses; of several verdicts in one run, the largest weight counts."""
     PASS = 0         # every case did what it should
+    KNOWN = -1       # a test failed as selftests/known-failures says; exit status 0
     FAIL = 1         # a test failed
     HARNESS = 2      # the harness or its input is at fault: no statement on the kernel
     SPLAT = 3        # the kernel complained about itself
@@ -21,7 +22,7 @@ class Verdict(enum.IntEnum):
     @property
     def weight(self):
         """How much of the run it invalidates, most last."""
-        return ("PASS", "SKIP", "FAIL", "TIMEOUT", "SPLAT", "HARNESS", "LOST",
+        return ("PASS", "KNOWN", "SKIP", "FAIL", "TIMEOUT", "SPLAT", "HARNESS", "LOST",
                 "INTERRUPTED").index(self.name)
 
 
@@ -67,22 +68,32 @@ def judge_machine(request, stream, console):
                       f"has no \"{request.mode.proof}\"", "console.log")
 
 
-def judge_result(case, result, series):
+def judge_failure(known, result, where):
+    """A failed case: known, if it failed as a line of selftests/known-failures says."""
+    for line in known:
+        if line.output.search(result.output):
+            return Finding(Verdict.KNOWN, result.name, line.why, where)
+    return Finding(Verdict.FAIL, result.name, result.reason, where)
+
+
+def judge_result(case, result, series, known):
     """One result against what the case promised.  None if it kept its promise."""
     where = f"tests.ktap:{result.line}"
     must_skip = case.needs == "series" and series == "base"
     if result.status == "timeout":
         return Finding(Verdict.TIMEOUT, case.name, result.reason, where)
     if result.status == "fail":
-        return Finding(Verdict.FAIL, case.name, result.reason, where)
+        return judge_failure(known, result, where)
     if result.status == "skip" and not must_skip:
         return Finding(Verdict.SKIP, case.name, f"must not skip here: {result.reason}", where)
     if result.status == "pass" and must_skip:
         return Finding(Verdict.FAIL, case.name, "passes without the series that it tests", where)
+    if result.status == "pass" and known:
+        return Finding(Verdict.FAIL, case.name, "passes, remove its line in known-failures", where)
     return None
 
 
-def judge_stream(request, stream, series):
+def judge_stream(request, stream, series, known):
     for problem in stream.problems:
         yield Finding(Verdict.HARNESS, "", problem, "tests.ktap")
     cases = {case.name: case for case in request.cases}
@@ -90,7 +101,9 @@ def judge_stream(request, stream, series):
         if result.name not in cases:
             yield Finding(Verdict.HARNESS, result.name, "ran, but was not asked for", "tests.ktap")
         else:
-            finding = judge_result(cases[result.name], result, series)
+            lines = [k for k in known
+                     if k.concerns(result.name, request.arch.name, request.accel)]
+            finding = judge_result(cases[result.name], result, series, lines)
             if finding:
                 yield finding
     if stream.ended and [r.name for r in stream.results] != list(cases):
@@ -98,15 +111,18 @@ def judge_stream(request, stream, series):
         yield Finding(Verdict.HARNESS, "", f"no result for: {' '.join(sorted(missing))}", "tests.ktap")
 
 
-def judge(request, outcome, console, series, policy):
-    """All findings about one boot; none means that it passed."""
+def judge(request, outcome, console, series, policy, known=()):
+    """All findings about one boot; none means that it passed.
+
+    series: "base" or "patched"; policy: of splat.load_policy(); known: KnownFailures.
+    """
     findings = list(judge_end(outcome, console))
     findings += [Finding(Verdict.SPLAT, s.case, s.text, f"console.log:{s.line}")
                  for s in splat.scan(console, policy)]
     if not findings:
         # A machine that did not end well cannot be asked what it was.
         findings += judge_machine(request, outcome.stream, console)
-    findings += judge_stream(request, outcome.stream, series)
+    findings += judge_stream(request, outcome.stream, series, known)
     if not outcome.stream.results and not findings:
         findings.append(Finding(Verdict.HARNESS, "", "no case ran", "tests.ktap"))
     return findings

@@ -45,8 +45,15 @@ kvm_dir  := $(tools)/tools/testing/selftests/kvm
 ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
 theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
 
-.PHONY: all kernel programs
-all: $(image).kernel $(progs)/initramfs$(if $(BUSYBOX),-shell).cpio
+# Every tool that is missing, in one line, before anything is built
+missing := $(strip $(foreach t,$(firstword $(compiler)) $(strip) ccache bc flex bison rsync, \
+	$(if $(shell command -v $t),,$t)))
+ifneq ($(missing),)
+$(error not found: $(missing); run make deps, or mend PATH, CROSS_COMPILE= or LLVM=)
+endif
+
+.PHONY: all kernel programs initramfs-shell
+all: $(image).kernel $(progs)/initramfs.cpio
 
 # --- kernel ---
 
@@ -71,10 +78,16 @@ $(image).kernel: kernel
 
 # --- programs ---
 
+# Their makefile doesn't know that its flags come from here: start anew if they may
+# have changed.
+$(progs)/made-by: guest-images/guest.mk guest-images/$(ARCH).mk
+	@rm -rf $(progs) && mkdir -p $(progs)/tools && cp $< $@
+
 headers := $(progs)/usr/include
-$(headers)/linux/kvm.h: $(tools)/.git/applied
+$(headers)/linux/kvm.h: $(tools)/.git/applied $(progs)/made-by
 	+@$(call step,headers,headers) $(MAKE) $(jobs) -C $(tools) O=$(abspath $(progs))/headers ARCH=$(kernel_arch) \
 		INSTALL_HDR_PATH=$(abspath $(progs))/usr headers_install
+	@touch $@
 
 # The kernel tree's own selftests makefile builds ours too: TEST_GEN_PROGS, LIBKVM
 # and VPATH in the environment survive its "+=".  Theirs are built apart, so that
@@ -87,19 +100,17 @@ kselftest = env $(ccache) $1 $(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(pr
 programs: $(headers)/linux/kvm.h
 	@for p in $(wanted); do case " $(notdir $(ours) $(theirs)) " in *" $$p "*) ;; \
 		*) echo "guest.mk: no source for program $$p, named in $(case_files)" >&2; exit 2;; esac; done
-	@mkdir -p $(progs)/tools
 	+@$(call step,upstream tests,upstream) $(call kselftest,,$(theirs))
 	+@$(call step,our tests,programs) $(call kselftest,TEST_GEN_PROGS="$(ours)" \
 		VPATH="$(abspath selftests):$(abspath bench)" LIBKVM="$(notdir $(wildcard selftests/lib_*.c))",$(ours))
 
-$(progs)/init: guest-images/init.c
-	@mkdir -p $(@D)
+$(progs)/init: guest-images/init.c $(progs)/made-by
 	$(Q)env $(ccache) ccache $(compiler) -O2 -Wall -Wextra -Werror -static $< -o $@
 
 # --- image: a text list, which gen_init_cpio turns into the initramfs ---
 
 suffix   := $(if $(BUSYBOX),-shell)
-$(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk | $(progs)/init
+$(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk $(progs)/made-by
 	@{ printf 'dir /%s 0755 0 0\n' dev proc sys tmp bin cases; \
 	printf 'nod /dev/console 0600 0 0 c 5 1\nfile /init %s/init 0755 0 0\n' $(progs); \
 	printf 'file /cases/tests selftests/cases 0644 0 0\nfile /cases/bench bench/cases 0644 0 0\n'; \
@@ -113,3 +124,5 @@ $(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)
 	@for p in $(ours) $(theirs); do $(strip) -o $(progs)/bin/$${p##*/} $(progs)/$$p; done
 	@gcc -O2 -o $(progs)/gen_init_cpio $(tools)/usr/gen_init_cpio.c
 	@$(progs)/gen_init_cpio -t 0 $(progs)/image$(suffix).list > $@.new && mv $@.new $@
+
+initramfs-shell: $(progs)/initramfs-shell.cpio

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What is read, and how it can be broken: streams, consoles, case files, configurations."""
+import pathlib
+import tempfile
+import unittest
+
+import arch
+import bench
+import cases
+import config_check
+import ktap
+import splat
+
+HEAD = "KTAP version 1\n1..2\n# fact cpus=2\n"
+FIRST = "# case first 30\n# some output\nok 1 first\n"
+SECOND = "# case second 30\nok 2 second\n"
+END = "# end\n"
+
+
+class Streams(unittest.TestCase):
+    def problems(self, text):
+        return "\n".join(ktap.parse(text).problems)
+
+    def test_whole(self):
+        stream = ktap.parse(HEAD + FIRST + SECOND + END)
+        self.assertEqual(stream.problems, [])
+        self.assertEqual([r.status for r in stream.results], ["pass", "pass"])
+        self.assertEqual(stream.results[0].output, "some output")
+        self.assertEqual(stream.facts, {"cpus": "2"})
+
+    def test_no_end(self):
+        self.assertFalse(ktap.parse(HEAD + FIRST + SECOND).ended)
+
+    def test_missing_result(self):
+        self.assertIn("2 results planned, 1 seen", self.problems(HEAD + FIRST + END))
+
+    def test_one_result_too_many(self):
+        self.assertIn("2 results planned, 3 seen",
+                      self.problems(HEAD + FIRST + SECOND + "# case x 1\nok 3 x\n" + END))
+
+    def test_result_after_the_end(self):
+        self.assertIn("after the end record", self.problems(HEAD + FIRST + END + SECOND))
+
+    def test_no_plan(self):
+        self.assertIn("want the plan", self.problems("KTAP version 1\nok 1 first\n"))
+
+    def test_not_ktap(self):
+        self.assertIn("want \"KTAP version 1\"", self.problems("Hello\n"))
+
+    def test_out_of_order(self):
+        self.assertIn("result 2 where 1 was due", self.problems(HEAD + SECOND + FIRST + END))
+
+    def test_result_of_another_case(self):
+        self.assertIn("which was not running", self.problems(HEAD + "# case first 3\nok 1 second\n"))
+
+    def test_foreign_line(self):
+        self.assertIn("not KTAP: Segmentation fault", self.problems(HEAD + "Segmentation fault\n"))
+
+    def test_cut_in_a_line(self):
+        self.assertIn("cut off", self.problems(HEAD + FIRST + "# case sec"))
+
+    def test_end_inside_a_case(self):
+        self.assertIn("ended while first", self.problems(HEAD + "# case first 3\n" + END))
+
+    def test_output_cannot_pass_for_ours(self):
+        forged = "# case first 30\n# fact cpus=9\n# case second 5\n# # end\nok 1 first\n"
+        stream = ktap.parse(HEAD + forged + SECOND + END)
+        self.assertEqual(stream.problems, [])
+        self.assertEqual(stream.facts, {"cpus": "2"})
+
+    def test_failed_skip_is_a_failure(self):
+        stream = ktap.parse(HEAD + "# case first 30\nnot ok 1 first # SKIP but failed\n")
+        self.assertEqual(stream.results[0].status, "fail")
+
+
+class Consoles(unittest.TestCase):
+    """One line of each report that this kernel can make, both architectures."""
+    SPLATS = (
+        "[    1.0] WARNING: CPU: 0 PID: 34 at arch/x86/kvm/x86.c:12391 kvm_arch_commit+0x1/0x2",
+        "[    1.0] kernel BUG at virt/kvm/kvm_main.c:2983!",
+        "[    1.0] BUG: unable to handle page fault for address: ffffc90000001000",
+        "[    1.0] BUG: kernel NULL pointer dereference, address: 0000000000000000",
+        "[    1.0] BUG: KASAN: slab-use-after-free in kvm_set_memslot+0x1/0x2",
+        "[    1.0] Oops: general protection fault, probably for non-canonical address: 0000 [#1] SMP",
+        "[    1.0] Call Trace:",
+        "[    1.0] Call trace:",
+        "[    1.0] Internal error: Oops: 0000000096000004 [#1] SMP",
+        "[    1.0] Unable to handle kernel paging request at virtual address ffff800080000000",
+        "[    1.0] Kernel panic - not syncing: Attempted to kill init!",
+        "[    1.0] rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+        "[    1.0] rcu: INFO: rcu_sched self-detected stall on CPU",
+        "[    1.0] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!",
+        "[    1.0] INFO: task memslot_fault_t:34 blocked for more than 120 seconds.",
+        "[    1.0] WARNING: possible circular locking dependency detected",
+        "[    1.0] UBSAN: array-index-out-of-bounds in mm/gup.c:1:2",
+    )
+    HARMLESS = (
+        "[    0.0] Booting Linux on physical CPU 0x0",
+        "[    0.1] kvm_amd: Nested Paging enabled",
+        "[    0.1] debug: DEBUG mode, no bugs here",
+        "init: case flag_combinations",
+    )
+
+    def test_every_splat_is_found(self):
+        policy = splat.load_policy()
+        for line in self.SPLATS:
+            self.assertEqual(len(splat.scan(line, policy)), 1, line)
+
+    def test_nothing_else_is(self):
+        self.assertEqual(splat.scan("\n".join(self.HARMLESS), splat.load_policy()), [])
+
+    def test_a_splat_names_its_case_and_line(self):
+        text = "init: case one\ninit: case two\n[ 1.0] BUG: bad\n"
+        self.assertEqual([(s.case, s.line) for s in splat.scan(text, splat.load_policy())], [("two", 3)])
+
+    def test_an_empty_policy_is_an_error(self):
+        with tempfile.NamedTemporaryFile("w") as policy:
+            policy.write("allow BUG\n")
+            policy.flush()
+            self.assertRaisesRegex(arch.BadInput, "nothing is denied", splat.load_policy,
+                                   pathlib.Path(policy.name))
+
+
+class Files(unittest.TestCase):
+    def write(self, text):
+        file = tempfile.NamedTemporaryFile("w", suffix=".mk", delete=False)
+        self.addCleanup(pathlib.Path(file.name).unlink)
+        file.write(text)
+        file.close()
+        return pathlib.Path(file.name)
+
+    def test_case_lines(self):
+        for line, words in (("a all -", "want name"), ("A all - 1 x", "a name has only"),
+                            ("a all maybe 1 x", "needs is"), ("a all - 0 x", "seconds is"),
+                            ("a all - 1 x\na all - 1 y", "a second case")):
+            self.assertRaisesRegex(arch.BadInput, words, cases.load, self.write(line + "\n"))
+
+    def test_every_function_has_a_line_and_every_line_a_function(self):
+        programs = (arch.ROOT / "selftests").glob("*_test.c")
+        written = {(program.stem, line[5:-1]) for program in programs
+                   for line in program.read_text().splitlines() if line.startswith("CASE(")}
+        listed = {case.command[:2] for case in cases.load(cases.default_path("tests"))
+                  if (arch.ROOT / "selftests" / f"{case.command[0]}.c").exists()}
+        self.assertEqual(written, listed)
+
+    def test_architectures(self):
+        for path in (arch.ROOT / "guest-images").glob("*.mk"):
+            if path.stem != "guest":
+                self.assertTrue(arch.load(path.stem).modes)
+        self.assertRaisesRegex(arch.BadInput, "neither a comment", arch.read_facts,
+                               self.write("ifeq (a,b)\n"))
+
+    def test_lost_config_lines(self):
+        have = self.write("CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=2\n")
+        want = self.write("CONFIG_A=y\nCONFIG_B=y\nCONFIG_N=64\n# CONFIG_A is not set\n# CONFIG_Z is not set\n")
+        lost = list(config_check.lost(have, [want]))
+        self.assertEqual([line.split(": ")[1].split(" ")[0] for line in lost],
+                         ["CONFIG_A=n", "CONFIG_B=y", "CONFIG_N=64"])
+        self.assertEqual(list(config_check.lost(have, [self.write("CONFIG_A=y\n# CONFIG_B is not set\n")])), [])
+
+
+class Numbers(unittest.TestCase):
+    def test_price_is_the_slope(self):
+        batches = [{"pages": 512, "ticks": 1000 + 512 * 7}, {"pages": 1536, "ticks": 1000 + 1536 * 7}]
+        self.assertEqual(bench.price(batches * 3, 16), (7 * 16, 0))
+
+    def test_a_clock_that_is_not_exact_is_not_reported(self):
+        self.assertEqual(bench.check_calibration([{"calibration": 1000000, "ticks": 1000005}], 1), "")
+        self.assertIn("not exact", bench.check_calibration([{"calibration": 1000000, "ticks": 1001005}], 1))
+        self.assertIn("no calibration", bench.check_calibration([], 1))
+
+    def test_table(self):
+        rows = {"x86": [("uffd_minor", 200, 0), ("fast_minor", 100, 1)]}
+        self.assertIn("fast_minor                   100       1        2.00x", list(bench.table(rows)))
+
+
+if __name__ == "__main__":
+    unittest.main()

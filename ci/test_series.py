@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0
+"""kernel-patches/apply and make, given what they must refuse."""
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from arch import ROOT
+
+APPLY = str(ROOT / "kernel-patches" / "apply")
+
+
+class Series(unittest.TestCase):
+    """A kernel of one file, and a series of two patches, made with the real tools."""
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.root = pathlib.Path(directory.name)
+        self.git = {**os.environ, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@localhost",
+                    "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@localhost",
+                    "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
+        self.make_tarball()
+        self.make_patches()
+
+    def sh(self, command):
+        subprocess.run(command, shell=True, check=True, cwd=self.root, env=self.git,
+                       stdout=subprocess.DEVNULL)
+
+    def make_tarball(self):
+        self.sh("mkdir -p linux series && seq 20 > linux/file && tar -cf linux.tar linux")
+        (self.root / "series" / "base").write_text(
+            f"package = linux-of-one-file\ntarball = {self.root}/linux.tar\n")
+
+    def make_patches(self):
+        self.sh("cd linux && git init -q . && git add . && git commit -qm base && git tag base &&"
+                "sed -i s/^3$/three/ file && git commit -qam 'Spell out 3' &&"
+                "sed -i s/^9$/nine/ file && git commit -qam 'Spell out 9' &&"
+                "git format-patch -q --cover-letter -o ../series base")
+
+    def apply(self, series="patched"):
+        done = subprocess.run([APPLY, "series", series, "cache", "tree"], cwd=self.root,
+                              env=self.git, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    def patch(self, number):
+        return next((self.root / "series").glob(f"{number:04}-*.patch"))
+
+    def refuse(self, words):
+        status, err = self.apply()
+        self.assertEqual(status, 2, err)
+        self.assertRegex(err.splitlines()[-1], words)
+        return err
+
+    def file(self):
+        return (self.root / "tree" / "file").read_text()
+
+    def test_base_and_patched(self):
+        self.assertEqual(self.apply("base"), (0, ""))
+        self.assertNotIn("three", self.file())
+        shutil.rmtree(self.root / "tree")
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertIn("three", self.file())
+        self.assertIn("nine", self.file())
+
+    def test_nothing_to_do_touches_nothing(self):
+        self.apply()
+        before = (self.root / "tree" / "file").stat().st_mtime_ns
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertEqual((self.root / "tree" / "file").stat().st_mtime_ns, before)
+
+    def test_a_changed_patch_is_applied_anew(self):
+        self.apply()
+        text = self.patch(2).read_text()
+        self.patch(2).write_text(text.replace("+nine", "+NINE"))
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertIn("NINE", self.file())
+
+    def test_does_not_apply(self):
+        self.patch(1).write_text(self.patch(1).read_text().replace("-3\n", "-4\n"))
+        err = self.refuse(r"0001-.*\.patch does not apply to linux-of-one-file")
+        self.assertIn("patch failed", err)
+
+    def test_already_applied(self):
+        self.patch(2).write_text(self.patch(1).read_text())
+        self.refuse(r"0002-.*\.patch does not apply")
+
+    def test_truncated(self):
+        text = self.patch(2).read_text()
+        self.patch(2).write_text(text[:text.index("+nine")])
+        self.refuse("0002-.*is truncated")
+
+    def test_crlf(self):
+        self.patch(1).write_bytes(self.patch(1).read_bytes().replace(b"\n", b"\r\n"))
+        self.refuse("0001-.*CRLF")
+
+    def test_a_patch_is_missing(self):
+        self.patch(1).unlink()
+        self.refuse("holds 1 patches, .* has 2")
+
+    def test_empty_series(self):
+        for patch in (self.root / "series").glob("*.patch"):
+            patch.unlink()
+        self.refuse("no patches in series")
+
+    def test_missing_tarball(self):
+        (self.root / "linux.tar").unlink()
+        self.refuse("linux.tar is missing: install linux-of-one-file")
+
+    def test_broken_tarball_leaves_no_cache(self):
+        (self.root / "linux.tar").write_text("not a tarball")
+        self.refuse("cannot unpack")
+        self.assertEqual(list((self.root / "cache").iterdir()), [])
+
+    def test_uncommitted_work_is_not_lost(self):
+        self.apply()
+        (self.root / "tree" / "file").write_text("mine\n")
+        self.patch(2).write_text(self.patch(2).read_text().replace("+nine", "+NINE"))
+        self.refuse("uncommitted changes")
+        self.assertEqual(self.file(), "mine\n")
+
+    def test_commits_are_not_lost(self):
+        self.apply()
+        self.sh("cd tree && echo mine > file && git commit -qam mine")
+        self.patch(2).write_text(self.patch(2).read_text().replace("+nine", "+NINE"))
+        self.refuse("commits of yours")
+        self.assertEqual(self.file(), "mine\n")
+
+
+class Make(unittest.TestCase):
+    """One line on stderr, a non-zero exit, and nothing built."""
+
+    def refuse(self, words, *arguments, **environment):
+        with tempfile.TemporaryDirectory() as out:
+            done = subprocess.run(["make", "-C", str(ROOT), f"O={out}/o", *arguments],
+                                  env={**{k: v for k, v in os.environ.items()
+                                          if not k.startswith(("MAKE", "MFLAGS"))}, **environment},
+                                  capture_output=True, text=True)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            said = [line for line in done.stderr.splitlines() if "Error 2" not in line]
+            self.assertEqual(len(said), 1, done.stderr)
+            self.assertRegex(said[0], words)
+            self.assertFalse(os.path.exists(f"{out}/o/v6.12/patched/linux"))
+
+    def test_unknown_arch(self):
+        self.refuse("unknown ARCH=riscv; choose one of", "check", "ARCH=riscv")
+
+    def test_unknown_series(self):
+        self.refuse("unknown SERIES=mine; choose", "check", "SERIES=mine")
+
+    def test_unknown_base(self):
+        self.refuse("unknown BASE=v1.0; choose one of", "check", "BASE=v1.0")
+
+    def test_unknown_config(self):
+        self.refuse("unknown CONFIG=huge", "images", "CONFIG=huge")
+
+    def test_missing_cross_compiler(self):
+        for arch in ("arm64", "x86"):
+            self.refuse("not found: no-such-gcc.*run make deps", "-f", "guest-images/guest.mk", f"ARCH={arch}",
+                        "OUT=nowhere", "SERIES=patched", "CROSS_COMPILE=no-such-", "cross=none-linux-gnu-")
+
+
+if __name__ == "__main__":
+    unittest.main()
