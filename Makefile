@@ -62,7 +62,7 @@ endif
 OUT := $(O)/$(BASE)
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
-export DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
+export CACHE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
 
 .PHONY: help deps check bench images check-harness check-series shell clean
 

@@ -17,7 +17,7 @@
  * One vCPU runs.  The VM has memory for two, so that "one userfaultfd for all vCPUs,
  * with a reader for each" and "one per vCPU" differ as they would in a VMM.
  *
- * Prints JSON lines to the file that BENCH_OUT names, or to stdout; bench/README.md has
+ * Prints JSON lines to the file that BENCH_OUT names, or to stdout; results/README.md has
  * the format.
  */
 #include <errno.h>

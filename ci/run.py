@@ -229,9 +229,10 @@ def make_directory(results, name):
             break
         except FileExistsError:  # another run of the same second
             directory = results / f"{name}-{more}"
-    latest = results / "latest"
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(directory.name)
+    # By renaming, since two runs may start at once.
+    link = directory / "latest"
+    link.symlink_to(directory.name)
+    link.replace(results / "latest")
     return directory
 
 

@@ -29,10 +29,17 @@ ccache   := CCACHE_DIR=$(CACHE)/ccache CCACHE_BASEDIR=$(CURDIR) CCACHE_NOHASHDIR
 # Without -j on make's command line there is no job server to take part in.
 jobs     = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
 
+# Work on the tree that is not in kernel-patches/ yet: built as it is, and named so.
+local    := $(shell cd $(tree) && git diff --quiet HEAD && \
+	[ "$$(git rev-parse HEAD)" = "$$(cat .git/applied.head)" ] || echo -local)
+ifneq ($(local),)
+$(info note: $(dir)/linux differs from the $(SERIES) tree of kernel-patches/; the release says so)
+endif
+
 # Fixed identity: one series and one compiler give one image.
 kbuild = env $(ccache) KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=kvm KBUILD_BUILD_HOST=harness \
 	$(MAKE) $(jobs) -C $(tree) O=$(objects) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
-	LOCALVERSION=-$(SERIES)-$(SERIES_ID) $(if $(LLVM),LLVM=$(LLVM),CC="ccache $(compiler)" HOSTCC="ccache gcc")
+	LOCALVERSION=-$(SERIES)-$(SERIES_ID)$(local) $(if $(LLVM),LLVM=$(LLVM),CC="ccache $(compiler)" HOSTCC="ccache gcc")
 step = /usr/bin/python3 ci/step.py $(if $(filter 1,$(V)),--verbose) "$(ARCH) $(SERIES): $1" $(image).logs/$2.log
 
 case_files := selftests/cases bench/cases
