@@ -36,7 +36,7 @@ known := $(filter-out guest,$(known))
 alias_x86_64 := x86
 alias_aarch64 := arm64
 archs := $(if $(ARCH),$(or $(alias_$(ARCH)),$(ARCH)),$(known))
-building := $(filter-out help deps clean,$(or $(MAKECMDGOALS),help))
+building := $(filter-out help deps clean reference,$(or $(MAKECMDGOALS),help))
 
 refuse = $(error $1)
 ifneq ($(words $(CURDIR)),1)
@@ -64,7 +64,7 @@ patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
 export CACHE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: help deps check bench images check-harness check-series shell clean
+.PHONY: help deps check bench images check-harness check-series shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -87,6 +87,9 @@ check: check-harness images
 
 bench: images
 	$(Q)$(python) ci/bench.py $(archs)
+
+reference:
+	$(Q)$(python) ci/reference.py $(RESULTS)/latest
 
 check-harness:
 	$(Q)$(python) -m unittest discover -s ci -p 'test_*.py' $(if $(filter 1,$(V)),-v,-q)

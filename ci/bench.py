@@ -94,7 +94,7 @@ def table(rows):
 
 def bench(archs):
     this, rows = None, {}
-    requests = list(run.requests(archs, "bench", default_mode=True, icount=True, cpus=1))
+    requests = run.requests(archs, "bench", default_mode=True, icount=True, cpus=1)
     this = run.Run("bench")
     try:
         for request in requests:

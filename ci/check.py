@@ -12,7 +12,7 @@ import run
 
 
 def check(archs):
-    requests = list(run.requests(archs, "tests"))
+    requests = run.requests(archs, "tests")
     this = run.Run("check")
     try:
         for request in requests:

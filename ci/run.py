@@ -6,12 +6,13 @@ TIMEOUT, CPUS, CONFIG, OUT (what was built), RESULTS (where runs go).
 """
 import dataclasses
 import errno
+import fnmatch
 import hashlib
 import json
 import os
 import pathlib
 import platform
-import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -71,10 +72,19 @@ def requests(archs, kind, default_mode=False, **more):
         raise BadInput(f"ACCEL={accel}: choose tcg or kvm")
     if knob("QEMU") and len(archs) > 1:
         raise BadInput("QEMU= names one binary: say ARCH= as well")
+    patterns = knob("CASES").replace(",", " ").split()
+    found = []
     for arch in map(arch_.load, archs):
         if accel == "kvm":
             check_kvm(arch)
-        yield from arch_requests(arch, kind, default_mode, accel, more)
+        found += arch_requests(arch, kind, default_mode, accel, patterns, more)
+    names = [case.name for request in found for case in request.cases]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise BadInput(f"CASES={pattern} matches nothing here: the first column of "
+                           f"{cases_.default_path(kind)} has the names")
+    # A mode may have none of the cases that were asked for.
+    return [request for request in found if request.cases]
 
 
 def pick_modes(arch, default_mode):
@@ -86,13 +96,13 @@ def pick_modes(arch, default_mode):
     return [known[name] for name in wanted] or list(arch.modes[:1] if default_mode else arch.modes)
 
 
-def arch_requests(arch, kind, default_mode, accel, more):
+def arch_requests(arch, kind, default_mode, accel, patterns, more):
     out, config = pathlib.Path(knob("OUT", "build")).resolve(), knob("CONFIG")
     image = out / knob("SERIES", "patched") / (arch.name + (f"-{config}" if config else ""))
     values = {"cpus": number_knob("CPUS", 2), "accel": accel, "qemu": knob("QEMU"),
               "timeout": number_knob("TIMEOUT", 0), **more}
     for mode in pick_modes(arch, default_mode):
-        chosen = cases_.select(cases_.default_path(kind), arch.name, mode.name, knob("CASES"))
+        chosen = cases_.select(cases_.default_path(kind), arch.name, mode.name, patterns)
         yield guest.Request(arch, mode, kind, tuple(chosen),
                             image.with_name(image.name + ".kernel"),
                             out / "programs" / arch.name / "initramfs.cpio",
@@ -264,11 +274,13 @@ def explain(boot, finding):
 
 def main(function, argv):
     """Run a tool's function; bad input is one line on stderr and status 2."""
+    # Explicitly: a shell that starts a job in the background has it ignore ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         return function(argv)
     except BadInput as error:
-        print(f"{function.__module__.strip('_') if function.__module__ != '__main__' else 'ci'}: {error}",
-              file=sys.stderr)
+        print(f"ci: {error}", file=sys.stderr)
     except OSError as error:
         full = ": make room" if error.errno == errno.ENOSPC else ""
         print(f"ci: {error}{full}", file=sys.stderr)

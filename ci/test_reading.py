@@ -9,6 +9,7 @@ import bench
 import cases
 import config_check
 import ktap
+import reference
 import splat
 
 HEAD = "KTAP version 1\n1..2\n# fact cpus=2\n"
@@ -157,6 +158,19 @@ class Files(unittest.TestCase):
         self.assertEqual([line.split(": ")[1].split(" ")[0] for line in lost],
                          ["CONFIG_A=n", "CONFIG_B=y", "CONFIG_N=64"])
         self.assertEqual(list(config_check.lost(have, [self.write("CONFIG_A=y\n# CONFIG_B is not set\n")])), [])
+
+
+class Readme(unittest.TestCase):
+    def test_its_table_is_the_reference(self):
+        readme = (arch.ROOT / "README.md").read_text()
+        text = (arch.ROOT / "results" / "reference.txt").read_text()
+        self.assertEqual(reference.in_readme(readme, text), readme)
+
+    def test_it_names_the_two_commands_that_ci_runs(self):
+        commands = (arch.ROOT / ".ci" / "run").read_text()
+        for command in ("make deps check", "make deps bench"):
+            self.assertIn(f"    {command}", (arch.ROOT / "README.md").read_text())
+            self.assertIn(f'"{command}"', commands)
 
 
 class Numbers(unittest.TestCase):

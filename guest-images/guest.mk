@@ -29,6 +29,13 @@ ccache   := CCACHE_DIR=$(CACHE)/ccache CCACHE_BASEDIR=$(CURDIR) CCACHE_NOHASHDIR
 # Without -j on make's command line there is no job server to take part in.
 jobs     = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
 
+# Every tool that is missing, in one line, before anything is built
+missing := $(strip $(foreach t,$(firstword $(compiler)) $(strip) ccache bc flex bison rsync, \
+	$(if $(shell command -v $t),,$t)))
+ifneq ($(missing),)
+$(error not found: $(missing); run make deps, or mend PATH, CROSS_COMPILE= or LLVM=)
+endif
+
 # Work on the tree that is not in kernel-patches/ yet: built as it is, and named so.
 local    := $(shell cd $(tree) && git diff --quiet HEAD && \
 	[ "$$(git rev-parse HEAD)" = "$$(cat .git/applied.head)" ] || echo -local)
@@ -51,13 +58,6 @@ kvm_dir  := $(tools)/tools/testing/selftests/kvm
 # Ours are given by name alone and found by VPATH; the tree's by path within it.
 ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
 theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
-
-# Every tool that is missing, in one line, before anything is built
-missing := $(strip $(foreach t,$(firstword $(compiler)) $(strip) ccache bc flex bison rsync, \
-	$(if $(shell command -v $t),,$t)))
-ifneq ($(missing),)
-$(error not found: $(missing); run make deps, or mend PATH, CROSS_COMPILE= or LLVM=)
-endif
 
 .PHONY: all kernel programs initramfs-shell
 all: $(image).kernel $(progs)/initramfs.cpio
