@@ -25,6 +25,9 @@ JOBS    ?= $(shell nproc)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
+# What is run comes after what it needs, also if both are named: deps check.  The
+# sub-makes that compile keep -j.
+.NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 Q := $(if $(filter 1,$(V)),,@)
 python := /usr/bin/python3
@@ -36,24 +39,22 @@ known := $(filter-out guest,$(known))
 alias_x86_64 := x86
 alias_aarch64 := arm64
 archs := $(if $(ARCH),$(or $(alias_$(ARCH)),$(ARCH)),$(known))
-building := $(filter-out help deps clean reference,$(or $(MAKECMDGOALS),help))
 
-refuse = $(error $1)
 ifneq ($(words $(CURDIR)),1)
-$(call refuse,the path "$(CURDIR)" has a space in it, which make cannot handle; clone to another place)
+$(error the path "$(CURDIR)" has a space in it, which make cannot handle; clone to another place)
 endif
 ifneq ($(filter-out $(known),$(archs)),)
-$(call refuse,unknown ARCH=$(ARCH); choose one of: $(known) (aliases: x86_64 aarch64), or leave it unset for all)
+$(error unknown ARCH=$(ARCH); choose one of: $(known) (aliases: x86_64 aarch64), or leave it unset for all)
 endif
 ifneq ($(filter-out base patched,$(SERIES)),)
-$(call refuse,unknown SERIES=$(SERIES); choose patched or base)
+$(error unknown SERIES=$(SERIES); choose patched or base)
 endif
 ifeq ($(wildcard kernel-patches/$(BASE)/base),)
-$(call refuse,unknown BASE=$(BASE); choose one of: $(notdir $(patsubst %/base,%,$(wildcard kernel-patches/*/base))))
+$(error unknown BASE=$(BASE); choose one of: $(notdir $(patsubst %/base,%,$(wildcard kernel-patches/*/base))))
 endif
 ifneq ($(CONFIG),)
 ifeq ($(wildcard guest-images/$(CONFIG).config),)
-$(call refuse,unknown CONFIG=$(CONFIG); there is no guest-images/$(CONFIG).config)
+$(error unknown CONFIG=$(CONFIG); there is no guest-images/$(CONFIG).config)
 endif
 endif
 
@@ -62,7 +63,7 @@ endif
 OUT := $(O)/$(BASE)
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
-export CACHE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
+export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
 
 .PHONY: help deps check bench images check-harness check-series shell clean reference
 
@@ -94,8 +95,8 @@ reference:
 check-harness:
 	$(Q)$(python) -m unittest discover -s ci -p 'test_*.py' $(if $(filter 1,$(V)),-v,-q)
 
-check-series:
-	+$(lock) $(trees); kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE) $(archs)
+check-series: images
+	+$(lock) kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE) $(archs)
 
 shell: arch := $(firstword $(archs))
 shell: images
@@ -105,12 +106,12 @@ shell: images
 	$(Q)$(python) ci/shell.py $(arch)
 
 clean:
-	rm -rf $(O)
+	rm -rf $(OUT) $(O)/lock
 
 deps:
 	$(Q)ci/deps
 
 help:
 	@cat ci/help.txt
-	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS O V JOBS CACHE RESULTS, \
-		printf '  %-8s = %s\n' $(k) '$($(k))';)
+	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS O V JOBS CACHE RESULTS \
+		LLVM CROSS_COMPILE, printf '  %-13s = %s\n' $(k) '$($(k))';)

@@ -6,9 +6,11 @@
  * The guest reads pages that it has never touched, in batches of two sizes.  A batch
  * costs a constant (the ucall at its end, the request at its start) plus the price of
  * its faults; the difference between batches of different size leaves the price.  Both
- * sizes are multiples of what one page-table page maps, so that each batch pays for
- * as many of those, per fault, as any other.  Nothing is created, printed or verified
- * inside the timed part, and the first batch is not counted.
+ * sizes are multiples of what two page-table pages map, so that each batch pays for
+ * as many of those, and of the refills of L1's page allocator, per fault, as any other;
+ * and they take turns in going first, so that a drift is no price.  Nothing is created,
+ * printed or verified inside the timed part, timer ticks are, and the first batches are
+ * not counted.
  *
  * Ticks are of the CPU's own counter (TSC, CNTVCT).  They mean instructions only under
  * QEMU's icount, and are otherwise nothing this program vouches for: it prints how
@@ -21,9 +23,11 @@
  * the format.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <linux/userfaultfd.h>
@@ -32,11 +36,11 @@
 
 #define FLAG		KVM_MEM_ABSENT_MAPPING_FAULT
 #define BLOCK		512	/* pages that one page-table page maps, if all are 4K */
-#define SMALL		(1 * BLOCK)
-#define LARGE		(3 * BLOCK)
-#define ROUNDS		3
+#define SMALL		(2 * BLOCK)
+#define LARGE		(6 * BLOCK)
+#define ROUNDS		4
 #define VCPUS		2
-#define PAGES		(VCPUS * (BLOCK + ROUNDS * (SMALL + LARGE)))
+#define PAGES		(VCPUS * (1 + ROUNDS) * (SMALL + LARGE))
 
 /* A way to deliver and resolve faults: one row is one mode. */
 static const struct mode {
@@ -46,6 +50,7 @@ static const struct mode {
 	int uffd_mode;		/* 0: memory is mapped in advance */
 	int uffds;		/* that cover the memory of all vCPUs */
 	int readers;		/* for each uffd */
+	int planted;		/* instructions added to each exit, to be found again */
 } modes[] = {
 	{ "mapped",               VM_MEM_SRC_SHMEM,     0,    0, 0, 0 },
 	{ "uffd_missing",         VM_MEM_SRC_ANONYMOUS, 0,    UFFDIO_REGISTER_MODE_MISSING, 1, VCPUS },
@@ -54,6 +59,7 @@ static const struct mode {
 	{ "uffd_minor",           VM_MEM_SRC_SHMEM,     0,    UFFDIO_REGISTER_MODE_MINOR, 1, VCPUS },
 	{ "uffd_minor_sharded",   VM_MEM_SRC_SHMEM,     0,    UFFDIO_REGISTER_MODE_MINOR, VCPUS, 1 },
 	{ "fast_minor",           VM_MEM_SRC_SHMEM,     FLAG, UFFDIO_REGISTER_MODE_MINOR, VCPUS, 1 },
+	{ "fast_minor_planted",   VM_MEM_SRC_SHMEM,     FLAG, UFFDIO_REGISTER_MODE_MINOR, VCPUS, 1, 1000 },
 };
 
 #ifdef __x86_64__
@@ -69,7 +75,7 @@ static inline void two_instructions_times(uint64_t n)
 {
 	asm volatile("1: dec %0; jnz 1b" : "+r"(n));
 }
-#else
+#elif defined(__aarch64__)
 static inline uint64_t ticks(void)
 {
 	uint64_t value;
@@ -82,6 +88,8 @@ static inline void two_instructions_times(uint64_t n)
 {
 	asm volatile("1: subs %0, %0, #1; b.ne 1b" : "+r"(n) :: "cc");
 }
+#else
+#error "which counter counts instructions under icount here?"
 #endif
 
 static FILE *out;
@@ -104,9 +112,11 @@ static void print_calibration(const struct mode *m)
 		m->name, 2 * n, least);
 }
 
+static uint64_t messages;
+
 /*
- * A reader that blocks in read(): the fewest system calls per fault that a peer can
- * have.  It ends with the process.
+ * A reader that blocks in read(): one system call less per fault than one that polls.
+ * Several of them on one userfaultfd are all woken by each fault.  Ends with the process.
  */
 static void *blocking_reader(void *arg)
 {
@@ -116,6 +126,7 @@ static void *blocking_reader(void *arg)
 
 	for (;;) {
 		TEST_ASSERT(read(t->uffd, &msg, sizeof(msg)) == sizeof(msg), "read() should work");
+		__atomic_add_fetch(&messages, 1, __ATOMIC_RELAXED);
 		r = provide(t, (char *)msg.arg.pagefault.address, true);
 		TEST_ASSERT(!r, "providing a page should work, not fail with %s", strerror(-r));
 	}
@@ -134,59 +145,69 @@ static void start_userfaultfd(const struct mode *m, struct test_vm *t, struct te
 		shares[i].hva = t->hva + i * shares[i].pages * t->page_size;
 		uffd_register(&shares[i], m->uffd_mode);
 		TEST_ASSERT(!fcntl(shares[i].uffd, F_SETFL, 0), "fcntl() should work");
-		memset(shares[i].source, 0x5a, t->granule);
+		write_page(shares[i].source, TEST_GPA);
 		for (j = 0; j < m->readers; j++)
 			TEST_ASSERT(!pthread_create(&thread, NULL, blocking_reader, &shares[i]),
 				    "pthread_create() should work");
 	}
 }
 
-/* Let the guest read @count pages from @page on; returns the ticks that it took. */
-static uint64_t time_batch(struct test_vm *t, struct test_vm *share, size_t page, size_t count,
-			   uint64_t *exits)
+/* Pages that the guest reads in one go, and what came of it. */
+struct batch {
+	size_t first, count;
+	uint64_t ticks, exits, messages;
+};
+
+static void run_timed(const struct mode *m, struct test_vm *t, struct test_vm *share, struct batch *b)
 {
 	struct kvm_vcpu *vcpu = t->vcpus[0];
-	uint64_t start, end;
+	uint64_t start, messages_before = messages;
 	int r;
 
-	request_pages(t, 0, ACCESS_READ, page * t->page_size, count);
-	*exits = 0;
+	request_pages(t, 0, ACCESS_READ, b->first * t->page_size, b->count);
 	start = ticks();
 	while ((r = __vcpu_run(vcpu)) && errno == EFAULT &&
 	       vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
+		if (m->planted)
+			two_instructions_times(m->planted / 2);
 		resolve(share, vcpu);
-		++*exits;
+		b->exits++;
 	}
-	end = ticks();
+	b->ticks = ticks() - start;
+	b->messages = messages - messages_before;
 	TEST_ASSERT(!r, "KVM_RUN should succeed, errno %d, exit reason %u", errno,
 		    vcpu->run->exit_reason);
-	return end - start;
 }
 
-/* What the guest says it has read must be what is in memory. */
-static void verify(struct test_vm *t, size_t page, size_t count)
+/* The guest has read what each page was filled with, and each fault went the right way. */
+static void verify(const struct mode *m, struct test_vm *t, const struct batch *b)
 {
+	bool own_contents = m->uffd_mode != UFFDIO_REGISTER_MODE_MISSING;
 	uint64_t want = 0;
 	struct ucall uc;
 	size_t i;
 
-	for (i = 0; i < count; i++)
-		want += *(uint64_t *)page_hva(t, page + i);
-	TEST_ASSERT(get_ucall(t->vcpus[0], &uc) == UCALL_SYNC && uc.args[1] == want && want,
+	for (i = 0; i < b->count; i++)
+		want += fetch_code(own_contents ? page_gpa(t, b->first + i) : TEST_GPA);
+	TEST_ASSERT(get_ucall(t->vcpus[0], &uc) == UCALL_SYNC && uc.args[1] == want,
 		    "the guest should read a sum of 0x%lx, not 0x%lx", want, uc.args[1]);
+	TEST_ASSERT(b->exits == (m->flags ? b->count : 0), "%zu pages took %lu exits", b->count, b->exits);
+	TEST_ASSERT(b->messages == (m->uffd_mode && !m->flags ? b->count : 0),
+		    "%zu pages took %lu userfaultfd messages", b->count, b->messages);
 }
 
 static size_t run_batch(const struct mode *m, struct test_vm *t, struct test_vm *share,
-			size_t page, size_t count, bool warm_up)
+			size_t first, size_t count, bool warm_up)
 {
-	uint64_t exits, took = time_batch(t, share, page, count, &exits);
+	struct batch b = { .first = first, .count = count };
 
-	verify(t, page, count);
-	TEST_ASSERT(exits == (m->flags ? count : 0), "%zu pages took %lu exits", count, exits);
+	run_timed(m, t, share, &b);
+	verify(m, t, &b);
 	if (!warm_up)
-		fprintf(out, "{\"mode\": \"%s\", \"pages\": %zu, \"exits\": %" PRIu64
-			", \"ticks\": %" PRIu64 "}\n", m->name, count, exits, took);
-	return page + count;
+		fprintf(out, "{\"mode\": \"%s\", \"pages\": %zu, \"exits\": %" PRIu64 ", \"messages\": %"
+			PRIu64 ", \"planted\": %d, \"ticks\": %" PRIu64 "}\n", m->name, count,
+			b.exits, b.messages, m->planted, b.ticks);
+	return first + count;
 }
 
 static void run_mode(const struct mode *m)
@@ -201,14 +222,14 @@ static void run_mode(const struct mode *m)
 	if (t.alias)
 		fill_page_cache(&t);
 	if (!m->uffd_mode)
-		memset(t.hva, 0x5a, t.pages * t.page_size);
+		TEST_ASSERT(!madvise(t.hva, t.pages * t.page_size, MADV_POPULATE_WRITE),
+			    "madvise() should work");
 	start_userfaultfd(m, &t, shares);
 	print_calibration(m);
 
-	page = run_batch(m, &t, shares, page, BLOCK, true);
-	for (i = 0; i < ROUNDS; i++) {
-		page = run_batch(m, &t, shares, page, SMALL, false);
-		page = run_batch(m, &t, shares, page, LARGE, false);
+	for (i = 0; i <= ROUNDS; i++) {
+		page = run_batch(m, &t, shares, page, i % 2 ? LARGE : SMALL, !i);
+		page = run_batch(m, &t, shares, page, i % 2 ? SMALL : LARGE, !i);
 	}
 }
 

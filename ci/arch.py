@@ -46,6 +46,11 @@ def read_facts(path):
     return facts
 
 
+def names(root=ROOT):
+    """The architectures: guest-images has a fragment and a file of facts for each."""
+    return sorted(path.stem for path in (root / "guest-images").glob("*.mk") if path.stem != "guest")
+
+
 def load(name, root=ROOT):
     path = root / "guest-images" / f"{name}.mk"
     if not path.exists():
@@ -58,4 +63,6 @@ def load(name, root=ROOT):
                   if f.name not in ("name", "modes")}
     except KeyError as missing:
         raise BadInput(f"{path}: no line for {missing}") from None
+    except ValueError as wrong:
+        raise BadInput(f"{path}: {wrong}") from None
     return Arch(name=name, modes=modes, **values)

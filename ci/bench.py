@@ -6,6 +6,7 @@ usage: bench.py ARCH...    (what make bench calls; knobs: see run.py)
 
 Exit status: ci/verdict.py has the list.
 """
+import dataclasses
 import fractions
 import json
 import sys
@@ -46,59 +47,89 @@ def price(batches, tick):
     Returns (price, spread): spread is the difference between the dearest and the
     cheapest pair of one small and one large batch.
     """
-    pairs = list(zip(batches[::2], batches[1::2]))
+    pairs = [sorted(pair, key=lambda b: b["pages"]) for pair in zip(batches[::2], batches[1::2])]
     slopes = [fractions.Fraction((large["ticks"] - small["ticks"]) * tick,
                                  large["pages"] - small["pages"]) for small, large in pairs]
     return sum(slopes) / len(slopes), max(slopes) - min(slopes)
 
 
+def check_batches(batches):
+    sizes = [tuple(sorted((a["pages"], b["pages"]))) for a, b in zip(batches[::2], batches[1::2])]
+    if not batches or len(batches) % 2 or len(set(sizes)) != 1 or sizes[0][0] == sizes[0][1]:
+        return f"{len(batches)} batches in bench.jsonl, want pairs of a small and a large one"
+    return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    mode: str
+    price: fractions.Fraction   # instructions per fault
+    spread: fractions.Fraction
+    planted: int                # instructions that the benchmark added to each fault
+
+
 def measure(boot):
-    """One row a mode: (name, price, spread).  Problems become findings of the boot."""
+    """One Row a mode.  Problems become findings of the boot."""
     tick = boot.request.arch.icount_tick
     modes = read_numbers(boot.directory / "bench.jsonl")
+    passed = {r.name for r in boot.outcome.stream.results if r.status == "pass"}
+    rows = []
     for case in boot.request.cases:
-        if case.name not in {r.name for r in boot.outcome.stream.results if r.status == "pass"}:
+        if case.name not in passed:
             continue
         calibrations, batches = modes.get(case.name, ([], []))
-        problem = check_calibration(calibrations, tick)
-        if not problem and (not batches or len(batches) % 2):
-            problem = f"{len(batches)} batches in bench.jsonl, want pairs"
+        problem = check_calibration(calibrations, tick) or check_batches(batches)
         if problem:
             boot.findings.append(Finding(Verdict.HARNESS, case.name, problem, "bench.jsonl"))
         else:
-            yield (case.name, *price(batches, tick))
+            rows.append(Row(case.name, *price(batches, tick), batches[0]["planted"]))
+    boot.findings += check_planted(rows)
+    return [row for row in rows if not row.planted]
 
 
-def peer(name):
-    """The row that a row is compared with: the same kind of fault, one userfaultfd."""
-    kind = name.split("_")[1] if "_" in name else ""
-    return f"uffd_{kind}" if name != f"uffd_{kind}" and kind else ""
+def check_planted(rows):
+    """A known cost must be found again, as large as it is, within the spread."""
+    prices = {row.mode: row for row in rows}
+    for row in rows:
+        plain = prices.get(row.mode.removesuffix("_planted"))
+        if row.planted and plain:
+            found, error = row.price - plain.price, row.spread + plain.spread
+            if abs(found - row.planted) > error:
+                yield Finding(Verdict.HARNESS, row.mode, f"{row.planted} instructions were planted, "
+                              f"{float(found):.0f} were found (spread {float(error):.0f})", "bench.jsonl")
 
 
-def table(rows):
-    """rows: {arch: [(mode, price, spread)]}.  Returns the lines of the table."""
-    names = list(dict.fromkeys(name for measured in rows.values() for name, _, _ in measured))
-    yield "instructions per fault, one vCPU, exact count under QEMU icount"
-    yield f"{'':22}" + "".join(f"{arch:>10} {'spread':>7} {'vs one uffd':>12}" for arch in rows)
-    for name in names:
-        line = f"{name:22}"
-        for measured in rows.values():
-            prices = {n: (p, s) for n, p, s in measured}
-            cost, spread = prices.get(name, (None, None))
-            other = prices.get(peer(name), (None,))[0]
-            line += f"{'-' if cost is None else round(cost):>10} " \
-                    f"{'-' if cost is None else round(spread):>7} " \
-                    f"{'' if other is None or cost is None else f'{float(other / cost):.2f}x':>12}"
-        yield line.rstrip()
+def peer(mode):
+    """The row that a row is compared with: the same kind of fault, a userfaultfd per vCPU."""
+    return f"uffd_{mode.split('_')[1]}_sharded" if "_" in mode else ""
+
+
+def cells(row, rows):
+    if row is None:
+        return f"{'-':>12} {'-':>7} {'':>11}"
+    other = next((r for r in rows if r.mode == peer(row.mode) and r is not row), None)
+    ratio = f"{float(other.price / row.price):.2f}x" if other else ""
+    return f"{round(row.price):>12} {round(row.spread):>7} {ratio:>11}"
+
+
+def table(columns):
+    """columns: {name of a boot: [Row]}.  Yields the lines of the table."""
+    modes = list(dict.fromkeys(row.mode for rows in columns.values() for row in rows))
+    yield "instructions per fault, one vCPU, counted under QEMU icount"
+    yield f"{'':22}" + "".join(f"{name:>12} {'spread':>7} {'vs sharded':>11}" for name in columns)
+    for mode in modes:
+        line = "".join(cells(next((r for r in rows if r.mode == mode), None), rows)
+                       for rows in columns.values())
+        yield f"{mode:22}{line}".rstrip()
 
 
 def bench(archs):
-    this, rows = None, {}
+    rows = {}
     requests = run.requests(archs, "bench", default_mode=True, icount=True, cpus=1)
     this = run.Run("bench")
     try:
         for request in requests:
-            rows[request.arch.name] = list(measure(this.boot(request)))
+            rows[request.name] = measure(this.boot(request))
     finally:
         text = "\n".join(table(rows)) + "\n"
         (this.directory / "table.txt").write_text(text)

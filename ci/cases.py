@@ -7,6 +7,8 @@ import pathlib
 import re
 
 from arch import ROOT, BadInput
+from arch import load as load_arch
+from arch import names as arch_names
 
 NAME = re.compile(r"[a-z0-9_]+")
 
@@ -20,6 +22,13 @@ class Case:
     command: tuple
 
 
+def known_machines():
+    """Every architecture, and every architecture/mode."""
+    for name in arch_names():
+        yield name
+        yield from (f"{name}/{mode.name}" for mode in load_arch(name).modes)
+
+
 def parse_line(line, where):
     words = line.split()
     if len(words) < 5:
@@ -27,6 +36,8 @@ def parse_line(line, where):
     name, arch, needs, seconds, *command = words
     if not NAME.fullmatch(name):
         raise BadInput(f"{where}: a name has only a-z, 0-9 and _; got: {name}")
+    if arch != "all" and arch not in known_machines():
+        raise BadInput(f"{where}: no such architecture or mode: {arch}")
     if needs not in ("-", "series"):
         raise BadInput(f"{where}: needs is \"series\" or \"-\"; got: {needs}")
     if not seconds.isdigit() or not int(seconds):

@@ -72,7 +72,7 @@ def qemu_binary(request):
 
 def boot_parameters(request):
     words = [request.arch.append, request.mode.append, "panic=-1 oops=panic hugepages=16",
-             "nokaslr norandmaps" if request.icount else "",
+             "nokaslr norandmaps mitigations=off" if request.icount else "",
              f"run={request.kind}", f"scale={request.scale}",
              f"timeout={request.timeout}" if request.timeout else "",
              "cases=" + ",".join(case.name for case in request.cases)]

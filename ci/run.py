@@ -27,8 +27,9 @@ from verdict import Finding, Verdict, judge, worst
 # A run leaves some MiB; below this, QEMU would cut its files off silently.
 MIN_FREE_MB = 64
 
-# Knobs that a command which repeats a case must repeat, unless they have their defaults.
-GIVEN_AGAIN = ("SERIES", "BASE", "CONFIG", "ACCEL", "TIMEOUT", "CPUS")
+# Knobs that a command which repeats a case must repeat, unless they have these values.
+GIVEN_AGAIN = {"SERIES": "patched", "CONFIG": "", "ACCEL": "tcg", "TIMEOUT": "", "CPUS": "2",
+               "QEMU": "", "O": "build", "LLVM": "", "CROSS_COMPILE": ""}
 
 
 def knob(name, default=""):
@@ -37,7 +38,7 @@ def knob(name, default=""):
 
 def number_knob(name, default):
     text = knob(name, str(default))
-    if not text.isdigit():
+    if not text.isdigit() or (name == "CPUS" and text == "0"):
         raise BadInput(f"{name}={text}: want a whole number")
     return int(text)
 
@@ -70,6 +71,8 @@ def requests(archs, kind, default_mode=False, **more):
     accel = knob("ACCEL", "tcg")
     if accel not in ("tcg", "kvm"):
         raise BadInput(f"ACCEL={accel}: choose tcg or kvm")
+    if accel == "kvm" and more.get("icount"):
+        raise BadInput("ACCEL=kvm: instructions can be counted under tcg only")
     if knob("QEMU") and len(archs) > 1:
         raise BadInput("QEMU= names one binary: say ARCH= as well")
     patterns = knob("CASES").replace(",", " ").split()
@@ -118,8 +121,13 @@ def first_line(*argv):
     return output.splitlines()[0] if output else ""
 
 
-def series_hash():
-    """What the series is: a hash over its patches' content, in order."""
+def series_hash(release):
+    """What the series is: a hash over its patches' content, in order.
+
+    Empty if the kernel was built from a tree with changes of its own (guest.mk names it so).
+    """
+    if release.endswith("-local"):
+        return ""
     total = hashlib.sha256()
     if knob("SERIES", "patched") == "patched":
         for patch in sorted((ROOT / "kernel-patches" / knob("BASE")).glob("*.patch")):
@@ -134,7 +142,7 @@ def metadata(request):
         "arch": request.arch.name, "mode": request.mode.name, "accel": request.accel,
         "icount": request.icount, "cpus": request.cpus,
         "base": knob("BASE"), "series": knob("SERIES", "patched"),
-        "series_sha256": series_hash(), "release": request.release,
+        "series_sha256": series_hash(request.release), "release": request.release,
         "kernel_sha256": sha256(request.kernel), "config_sha256": sha256(near(".config")),
         "initramfs_sha256": sha256(request.initramfs),
         "compiler": near(".compiler").read_text().strip(),
@@ -262,8 +270,8 @@ def explain(boot, finding):
     """A finding, its log, and the one command that repeats just it."""
     request = boot.request
     knobs = [f"ARCH={request.arch.name}", f"MODE={request.mode.name}"]
-    knobs += [f"{name}={knob(name)}" for name in GIVEN_AGAIN
-              if knob(name) not in ("", "patched", "tcg", "2", knob("DEFAULT_BASE"))]
+    defaults = {**GIVEN_AGAIN, "BASE": knob("DEFAULT_BASE")}
+    knobs += [f"{name}={knob(name)}" for name in defaults if knob(name) not in ("", defaults[name])]
     knobs += [f"CASES={finding.case}"] if finding.case else []
     if finding.verdict == Verdict.KNOWN:
         return f"KNOWN {request.name} {finding.case}: {finding.text}"

@@ -99,13 +99,17 @@ class Machines(unittest.TestCase):
     def test_qemu_refuses(self):
         self.expect("refused", Verdict.LOST, "0 passed, 1 failed, 0 skipped", "QEMU exited with status 1")
 
-    def test_interrupt_keeps_results_and_leaves_no_qemu(self):
-        process = self.start("hang")
-        deadline = time.monotonic() + 20
+    def start_and_wait(self):
+        """A machine that is in the middle of a case, and stays there."""
+        process, deadline = self.start("hang"), time.monotonic() + 20
         while not list(self.root.glob("results/*/x86-npt/tests.ktap")):
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)
         time.sleep(0.3)
+        return process
+
+    def test_interrupt_keeps_results_and_leaves_no_qemu(self):
+        process = self.start_and_wait()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         self.assertEqual(process.returncode, Verdict.INTERRUPTED, out + err)
@@ -114,9 +118,7 @@ class Machines(unittest.TestCase):
         self.assert_no_qemu()
 
     def test_death_of_the_harness_leaves_no_qemu(self):
-        process = self.start("hang")
-        while not list(self.root.glob("results/*/x86-npt/tests.ktap")):
-            time.sleep(0.05)
+        process = self.start_and_wait()
         process.kill()
         process.communicate()
         self.assert_no_qemu()
@@ -169,10 +171,9 @@ class Deadlines(unittest.TestCase):
                 return guest.run(request, pathlib.Path(name))
 
     def setUp(self):
-        limits = guest.BOOT_SECONDS, guest.GRACE_SECONDS
-        self.addCleanup(lambda: (setattr(guest, "BOOT_SECONDS", limits[0]),
-                                 setattr(guest, "GRACE_SECONDS", limits[1])))
-        guest.BOOT_SECONDS, guest.GRACE_SECONDS = 1, 1
+        limits = unittest.mock.patch.multiple(guest, BOOT_SECONDS=1, GRACE_SECONDS=1)
+        limits.start()
+        self.addCleanup(limits.stop)
 
     def test_hang_while_booting(self):
         outcome = self.boot("silent")

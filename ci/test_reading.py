@@ -60,8 +60,8 @@ class Streams(unittest.TestCase):
     def test_cut_in_a_line(self):
         self.assertIn("cut off", self.problems(HEAD + FIRST + "# case sec"))
 
-    def test_end_inside_a_case(self):
-        self.assertIn("ended while first", self.problems(HEAD + "# case first 3\n" + END))
+    def test_a_case_cannot_end_the_stream(self):
+        self.assertFalse(ktap.parse(HEAD + "# case first 3\n" + END).ended)
 
     def test_output_cannot_pass_for_ours(self):
         forged = "# case first 30\n# fact cpus=9\n# case second 5\n# # end\nok 1 first\n"
@@ -183,9 +183,27 @@ class Numbers(unittest.TestCase):
         self.assertIn("not exact", bench.check_calibration([{"calibration": 1000000, "ticks": 1001005}], 1))
         self.assertIn("no calibration", bench.check_calibration([], 1))
 
+    def test_order_within_a_pair_does_not_matter(self):
+        small, large = {"pages": 1, "ticks": 10}, {"pages": 3, "ticks": 16}
+        self.assertEqual(bench.price([small, large, large, small], 1), (3, 0))
+
+    def test_batches_must_be_pairs(self):
+        self.assertEqual(bench.check_batches([{"pages": 1}, {"pages": 3}, {"pages": 3}, {"pages": 1}]), "")
+        for sizes in ((), (1,), (1, 1), (1, 3, 1), (1, 3, 3, 3)):
+            self.assertIn("want pairs", bench.check_batches([{"pages": s} for s in sizes]))
+
+    def test_a_planted_cost_must_be_found(self):
+        for price, findings in ((1100, 0), (1111, 1), (100, 1), (0, 1)):
+            rows = [bench.Row("fast", 100, 5, 0), bench.Row("fast_planted", price, 5, 1000)]
+            self.assertEqual(len(list(bench.check_planted(rows))), findings, price)
+
     def test_table(self):
-        rows = {"x86": [("uffd_minor", 200, 0), ("fast_minor", 100, 1)]}
-        self.assertIn("fast_minor                   100       1        2.00x", list(bench.table(rows)))
+        rows = {"x86/npt": [bench.Row("uffd_minor_sharded", 200, 0, 0), bench.Row("fast_minor", 100, 1, 0)],
+                "arm64/vhe": [bench.Row("fast_minor", 30, 2, 0)]}
+        self.assertEqual(list(bench.table(rows))[1:], [
+            "                           x86/npt  spread  vs sharded   arm64/vhe  spread  vs sharded",
+            "uffd_minor_sharded             200       0                       -       -",
+            "fast_minor                     100       1       2.00x          30       2"])
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ class Finding:
     where: str   # file:line below the run's directory, or ""
 
 
+# What a case that needs the series says when it skips, selftests/harness.h.
+SERIES_IS_MISSING = "KVM_CAP_MEMORY_FAULT_NOWAIT"
 PANIC = re.compile(r"Kernel panic - not syncing.*")
 
 
@@ -44,8 +46,10 @@ def judge_end(outcome, console):
     panic = PANIC.search(console)
     if outcome.how == "interrupted":
         yield Finding(Verdict.INTERRUPTED, case, outcome.detail, "")
-    elif outcome.how == "timeout" or stream.bail:
+    elif outcome.how == "timeout" or stream.bail.endswith("cannot be killed"):
         yield Finding(Verdict.TIMEOUT, case, outcome.detail or stream.bail, "console.log")
+    elif stream.bail:
+        yield Finding(Verdict.HARNESS, case, stream.bail, "tests.ktap")
     elif outcome.how == "killed":
         yield Finding(Verdict.LOST, case, outcome.detail, "qemu.log")
     elif panic:
@@ -84,6 +88,8 @@ def judge_result(case, result, series, known):
         return Finding(Verdict.TIMEOUT, case.name, result.reason, where)
     if result.status == "fail":
         return judge_failure(known, result, where)
+    if result.status == "skip" and must_skip and SERIES_IS_MISSING not in result.reason:
+        return Finding(Verdict.SKIP, case.name, f"skips for another reason: {result.reason}", where)
     if result.status == "skip" and not must_skip:
         return Finding(Verdict.SKIP, case.name, f"must not skip here: {result.reason}", where)
     if result.status == "pass" and must_skip:
@@ -117,8 +123,9 @@ def judge(request, outcome, console, series, policy, known=()):
     series: "base" or "patched"; policy: of splat.load_policy(); known: KnownFailures.
     """
     findings = list(judge_end(outcome, console))
-    findings += [Finding(Verdict.SPLAT, s.case, s.text, f"console.log:{s.line}")
-                 for s in splat.scan(console, policy)]
+    if not outcome.stream.bail:  # init.c has had stacks printed on purpose
+        findings += [Finding(Verdict.SPLAT, s.case, s.text, f"console.log:{s.line}")
+                     for s in splat.scan(console, policy)]
     if not findings:
         # A machine that did not end well cannot be asked what it was.
         findings += judge_machine(request, outcome.stream, console)

@@ -22,8 +22,11 @@ fragments := $(wildcard guest-images/kernel.config guest-images/$(ARCH).config \
 # CROSS_COMPILE is for the architecture that is not the host's.
 host     := $(shell uname -m)
 prefix   := $(if $(filter $(host),$(cross:%-linux-gnu-=%)),,$(or $(CROSS_COMPILE),$(cross)))
-compiler := $(if $(LLVM),clang --target=$(cross:%-=%),$(prefix)gcc)
-strip    := $(if $(LLVM),llvm-strip,$(prefix)strip)
+# LLVM=1, LLVM=-15 and LLVM=/path/, as for the kernel
+llvm_prefix := $(filter %/,$(LLVM))
+llvm_suffix := $(filter -%,$(LLVM))
+compiler := $(if $(LLVM),$(llvm_prefix)clang$(llvm_suffix) --target=$(cross:%-=%),$(prefix)gcc)
+strip    := $(if $(LLVM),$(llvm_prefix)llvm-strip$(llvm_suffix),$(prefix)strip)
 # Paths below here relative, and no build directory in the hash: another clone hits.
 ccache   := CCACHE_DIR=$(CACHE)/ccache CCACHE_BASEDIR=$(CURDIR) CCACHE_NOHASHDIR=1
 # Without -j on make's command line there is no job server to take part in.
@@ -85,13 +88,18 @@ $(image).kernel: kernel
 
 # --- programs ---
 
+# A file that is named after what it would have to say
+compiler_id := $(progs).$(shell $(compiler) --version | cksum | tr ' ' -)
+$(compiler_id):
+	@mkdir -p $(@D) && rm -f $(progs).[0-9]* && touch $@
+
 # Their makefile doesn't know that its flags come from here: start anew if they may
 # have changed.
-$(progs)/made-by: guest-images/guest.mk guest-images/$(ARCH).mk
-	@rm -rf $(progs) && mkdir -p $(progs)/tools && cp $< $@
+$(progs)/made-by: guest-images/guest.mk guest-images/$(ARCH).mk $(compiler_id)
+	@rm -rf $(progs) && mkdir -p $(progs)/tools && touch $@
 
 headers := $(progs)/usr/include
-$(headers)/linux/kvm.h: $(tools)/.git/applied $(progs)/made-by
+$(headers)/linux/kvm.h: $(tools)/.git/applied $(tools)/include/uapi/linux/kvm.h $(progs)/made-by
 	+@$(call step,headers,headers) $(MAKE) $(jobs) -C $(tools) O=$(abspath $(progs))/headers ARCH=$(kernel_arch) \
 		INSTALL_HDR_PATH=$(abspath $(progs))/usr headers_install
 	@touch $@

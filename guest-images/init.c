@@ -4,7 +4,7 @@
  * KTAP on a virtio port of its own, end the machine.
  *
  * The kernel hands unknown name=value boot parameters to PID 1 as environment:
- *   run=tests|bench|shell  what to do; tests and bench name a case file, /run
+ *   run=tests|bench|shell  what to do; tests and bench name a file in /cases
  *   cases=a,b,...          the cases to run, in this order
  *   scale=N                multiply each time limit, for a slow machine
  *   timeout=N              seconds for each case, instead of its own limit
@@ -41,7 +41,9 @@
 /* How long a killed case may take to die before the machine is given up. */
 #define KILL_GRACE_MS	20000
 
-/* One line of /run: name, arch, needs, seconds, command; see selftests/cases. */
+#define SETTLE_SECONDS	3
+
+/* One line of a case file: name, arch, needs, seconds, command; see selftests/cases. */
 struct test_case {
 	char *name;
 	unsigned int seconds;
@@ -306,8 +308,10 @@ static bool watch_case(const struct test_case *c, pid_t pid, struct output *o, i
 		FILE *trigger = fopen("/proc/sysrq-trigger", "w");
 
 		/* Where it is stuck goes to the console: blocked tasks, then all CPUs. */
-		if (trigger)
-			fputs("w", trigger), fflush(trigger), fputs("l", trigger);
+		for (const char *key = "wl"; trigger && *key; key++) {
+			fputc(*key, trigger);
+			fflush(trigger);
+		}
 		fprintf(ktap, "Bail out! %s cannot be killed\n", c->name);
 		end_machine();
 	}
@@ -402,6 +406,9 @@ static void run_shell(void)
 		char *argv[] = { "sh", NULL };
 
 		setsid();
+		/* The KVM selftests library opens the program by argv[0]. */
+		if (chdir("/bin"))
+			die("chdir /bin");
 		setenv("PATH", "/bin", 1);
 		setenv("PS1", "L1 # ", 1);
 		setenv("HOME", "/tmp", 1);
@@ -423,6 +430,9 @@ int main(void)
 	} else {
 		open_ports();
 		snprintf(file, sizeof(file), "/cases/%s", run ? run : "tests");
+		/* L1 works in the background for a second after boot; don't measure that. */
+		if (run && !strcmp(run, "bench"))
+			sleep(SETTLE_SECONDS);
 		run_cases(file, cases ? cases : "");
 	}
 	end_machine();

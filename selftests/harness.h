@@ -43,18 +43,21 @@ static inline uint16_t page_value(uint64_t gpa)
 	return 0x5a00 ^ (gpa >> 12);
 }
 
-enum access { ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
+enum access {
+	ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH,
+	ACCESS_BY_KVM,	/* have KVM map the page on its own account; x86: VMSAVE */
+};
 
 #define TEST_SLOT	10
 #define TEST_GPA	(1ull << 32)
-#define TEST_GVA	(1ull << 32)
+/* Not the same, so that one reported for the other is noticed. */
+#define TEST_GVA	(TEST_GPA + (1ull << 30))
 #define MAX_VCPUS	4
 
 /* A VM with one memslot under test, of @pages base pages at TEST_GPA. */
 struct test_vm {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpus[MAX_VCPUS];
-	enum vm_mem_backing_src_type backing;
 	size_t pages;
 	size_t page_size;	/* bytes, of the guest and the host */
 	size_t granule;		/* bytes, that userfaultfd provides at once */
@@ -73,8 +76,9 @@ struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
 			      size_t pages, uint32_t flags);
 void test_vm_free(struct test_vm *t);
 
-/* Change the flags of the live memslot, with KVM_SET_USER_MEMORY_REGION2. */
-void test_vm_set_flags(struct test_vm *t, uint32_t flags);
+enum ioctl_version { V1, V2 };
+/* Change the flags of the live memslot with that version of the ioctl. */
+void test_vm_set_flags(struct test_vm *t, enum ioctl_version version, uint32_t flags);
 
 static inline char *page_hva(struct test_vm *t, size_t page)
 {
@@ -107,6 +111,8 @@ void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t off
  * preset to a value that no kernel uses, so that a stale one cannot pass for KVM's.
  */
 int run_vcpu(struct kvm_vcpu *vcpu);
+/* The last run failed; it must have been with KVM_EXIT_MEMORY_FAULT for that page. */
+void check_memory_fault(struct test_vm *t, int vcpu, int error, size_t page);
 /* KVM_RUN; the access must complete.  Returns what the guest read or fetched. */
 uint64_t run_to_completion(struct test_vm *t, int vcpu);
 /* KVM_RUN; it must fail with KVM_EXIT_MEMORY_FAULT for the given page and nothing else. */
@@ -119,8 +125,6 @@ uint64_t vcpu_exits(struct kvm_vcpu *vcpu);
 
 /* Register the slot; mode MISSING or MINOR. */
 void uffd_register(struct test_vm *t, int mode);
-/* Whether a message is waiting, without taking it. */
-bool uffd_pending(struct test_vm *t);
 
 /*
  * Provide the granule around @hva.  Returns zero or a negative errno; -EEXIST if it

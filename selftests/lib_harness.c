@@ -23,6 +23,8 @@ static struct guest_request {
 	uint64_t stride;	/* bytes */
 } requests[MAX_VCPUS];
 
+static void guest_access_by_kvm(uint64_t gpa);
+
 static uint64_t guest_access(uint64_t access, uint64_t gva)
 {
 	switch (access) {
@@ -33,6 +35,9 @@ static uint64_t guest_access(uint64_t access, uint64_t gva)
 		return gva;
 	case ACCESS_FETCH:
 		return ((uint32_t (*)(void))gva)();
+	case ACCESS_BY_KVM:
+		guest_access_by_kvm(gva - TEST_GVA + TEST_GPA);
+		return 0;
 	default:
 		return 0;
 	}
@@ -60,11 +65,18 @@ uint64_t fetch_code(uint64_t gpa)
 	return 0xb8 | (uint64_t)page_value(gpa) << 8 | 0xc3ull << 40;
 }
 
+/* KVM maps the VMCB that the instruction names by kvm_vcpu_map(). */
+static void guest_access_by_kvm(uint64_t gpa)
+{
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
+	asm volatile("vmsave %0" :: "a"(gpa) : "memory");
+}
+
 void request_steal_time(struct test_vm *t, int vcpu, uint64_t gpa)
 {
 	vcpu_set_msr(t->vcpus[vcpu], MSR_KVM_STEAL_TIME, gpa | KVM_MSR_ENABLED);
 }
-#else
+#elif defined(__aarch64__)
 /* movz w0, #value; ret */
 uint64_t fetch_code(uint64_t gpa)
 {
@@ -76,6 +88,13 @@ void request_steal_time(struct test_vm *t, int vcpu, uint64_t gpa)
 	vcpu_device_attr_set(t->vcpus[vcpu], KVM_ARM_VCPU_PVTIME_CTRL,
 			     KVM_ARM_VCPU_PVTIME_IPA, &gpa);
 }
+
+static void guest_access_by_kvm(uint64_t gpa)
+{
+	GUEST_FAIL("no such access on this architecture");
+}
+#else
+#error "which bytes are a function, and how does KVM access guest memory here?"
 #endif
 
 /* --- VM and memory --- */
@@ -84,7 +103,7 @@ struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
 			      size_t pages, uint32_t flags)
 {
 	struct test_vm t = {
-		.backing = backing, .pages = pages, .uffd = -1,
+		.pages = pages, .uffd = -1,
 		.page_size = getpagesize(),
 		.granule = get_backing_src_pagesz(backing),
 	};
@@ -115,9 +134,13 @@ void test_vm_free(struct test_vm *t)
 	kvm_vm_free(t->vm);
 }
 
-void test_vm_set_flags(struct test_vm *t, uint32_t flags)
+void test_vm_set_flags(struct test_vm *t, enum ioctl_version version, uint32_t flags)
 {
-	vm_mem_region_set_flags(t->vm, TEST_SLOT, flags);
+	if (version == V1)
+		vm_set_user_memory_region(t->vm, TEST_SLOT, flags, TEST_GPA,
+					  t->pages * t->page_size, t->hva);
+	else
+		vm_mem_region_set_flags(t->vm, TEST_SLOT, flags);
 }
 
 void write_page(char *to, uint64_t gpa)
@@ -159,6 +182,7 @@ int run_vcpu(struct kvm_vcpu *vcpu)
 
 	/* get_ucall() has made KVM complete the I/O that the last ucall was. */
 	vcpu->run->exit_reason = NO_EXIT_REASON;
+	memset(&vcpu->run->memory_fault, 0xa5, sizeof(vcpu->run->memory_fault));
 	do {
 		r = __vcpu_run(vcpu) ? -errno : 0;
 	} while (r == -EINTR);
@@ -174,15 +198,19 @@ uint64_t run_to_completion(struct test_vm *t, int vcpu)
 	TEST_ASSERT(!r, "KVM_RUN should succeed, not return %d (%s), exit reason %u (%s), gpa 0x%llx",
 		    r, strerror(-r), v->run->exit_reason, exit_reason_str(v->run->exit_reason),
 		    v->run->memory_fault.gpa);
-	TEST_ASSERT(get_ucall(v, &uc) == UCALL_SYNC, "the guest should report its access, not %lu, exit reason %s",
-		    uc.cmd, exit_reason_str(v->run->exit_reason));
+	TEST_ASSERT(get_ucall(v, &uc) == UCALL_SYNC,
+		    "the guest should report its access, not %lu, exit reason %s", uc.cmd, exit_reason_str(v->run->exit_reason));
 	return uc.args[1];
 }
 
 void run_to_memory_fault(struct test_vm *t, int vcpu, size_t page)
 {
+	check_memory_fault(t, vcpu, run_vcpu(t->vcpus[vcpu]), page);
+}
+
+void check_memory_fault(struct test_vm *t, int vcpu, int r, size_t page)
+{
 	struct kvm_run *run = t->vcpus[vcpu]->run;
-	int r = run_vcpu(t->vcpus[vcpu]);
 
 	TEST_ASSERT(r == -EFAULT, "KVM_RUN should fail with EFAULT, not return %d (%s), exit reason %s",
 		    r, strerror(-r), exit_reason_str(run->exit_reason));
@@ -237,13 +265,6 @@ void uffd_register(struct test_vm *t, int mode)
 	TEST_ASSERT(!ioctl(t->uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER should work");
 }
 
-bool uffd_pending(struct test_vm *t)
-{
-	struct pollfd p = { .fd = t->uffd, .events = POLLIN };
-
-	return poll(&p, 1, 0) > 0;
-}
-
 int provide(struct test_vm *t, char *hva, bool wake)
 {
 	char *start = (char *)((uintptr_t)hva & ~(t->granule - 1));
@@ -286,15 +307,15 @@ bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu)
 	return false;
 }
 
-/* Serve one message.  False if there was none after all. */
-static bool serve(struct reader *r)
+/* Serve one message, if there still is one. */
+static void serve(struct reader *r)
 {
 	struct uffd_msg msg;
 	struct uffdio_range range;
 	int error;
 
 	if (read(r->t->uffd, &msg, sizeof(msg)) != sizeof(msg))
-		return false;
+		return;
 	TEST_ASSERT(msg.event == UFFD_EVENT_PAGEFAULT, "only page faults are expected, not %u", msg.event);
 	r->last = msg.arg.pagefault.address;
 	error = provide(r->t, (char *)r->last, true);
@@ -305,7 +326,6 @@ static bool serve(struct reader *r)
 	}
 	TEST_ASSERT(!error, "serving 0x%lx should work, not fail with %s", r->last, strerror(-error));
 	__atomic_add_fetch(&r->faults, 1, __ATOMIC_SEQ_CST);
-	return true;
 }
 
 static void *reader_main(void *arg)

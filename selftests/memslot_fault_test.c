@@ -63,50 +63,63 @@ CASE(absent_without_flag)
 	test_vm_free(&t);
 }
 
-static void absent_exits(enum access access)
+static void absent_exits(enum access access, uint32_t more_flags)
 {
 	struct test_vm t;
+	struct reader r;
 	size_t page;
 
 	REQUIRE_FLAG();
-	t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, FLAG);
+	t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, FLAG | more_flags);
 	fill_page_cache(&t);
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
+	/* So that a kernel that sleeps there fails the case at once. */
+	reader_start(&r, &t);
 	for (page = 0; page < PAGES; page++)
 		access_exits(&t, access, page);
 	/* All are present now: no access exits any more. */
 	for (page = 0; page < PAGES; page++)
 		access_completes(&t, access, page);
-	TEST_ASSERT(!uffd_pending(&t), "userfaultfd should not hear of a vCPU's access");
+	reader_stop(&r);
+	TEST_ASSERT(!r.faults, "userfaultfd should not hear of a vCPU's access, but of %lu", r.faults);
 	test_vm_free(&t);
 }
 
 CASE(absent_read)
 {
-	absent_exits(ACCESS_READ);
+	absent_exits(ACCESS_READ, 0);
 }
 
 CASE(absent_write)
 {
-	absent_exits(ACCESS_WRITE);
+	absent_exits(ACCESS_WRITE, 0);
 }
 
 CASE(absent_fetch)
 {
-	absent_exits(ACCESS_FETCH);
+	absent_exits(ACCESS_FETCH, 0);
+}
+
+/* Post-copy can meet dirty logging: neither flag takes anything from the other. */
+CASE(absent_write_logged)
+{
+	absent_exits(ACCESS_WRITE, KVM_MEM_LOG_DIRTY_PAGES);
 }
 
 /* MISSING faults are resolved by UFFDIO_COPY, of contents that never were in memory. */
 CASE(absent_missing)
 {
 	struct test_vm t;
+	struct reader r;
 
 	REQUIRE_FLAG();
 	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, PAGES, FLAG);
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MISSING);
 	write_page(t.source, page_gpa(&t, 5));
+	reader_start(&r, &t);
 	access_exits(&t, ACCESS_READ, 5);
-	TEST_ASSERT(!uffd_pending(&t), "userfaultfd should not hear of a vCPU's access");
+	reader_stop(&r);
+	TEST_ASSERT(!r.faults, "userfaultfd should not hear of a vCPU's access, but of %lu", r.faults);
 	test_vm_free(&t);
 }
 
@@ -156,7 +169,7 @@ CASE(exit_page_offset)
 	request(&t, 0, ACCESS_READ, 8 * t.page_size - 8);
 	run_to_memory_fault(&t, 0, 7);
 	request(&t, 0, ACCESS_READ, 8 * t.page_size + 8);
-	resolve(&t, t.vcpus[0]);
+	TEST_ASSERT(resolve(&t, t.vcpus[0]), "page 7 should not have been provided before");
 	run_to_completion(&t, 0);
 	run_to_memory_fault(&t, 0, 8);
 	test_vm_free(&t);
@@ -260,7 +273,7 @@ CASE(uffd_kvm_access)
 }
 
 /* The flag can be set on a live slot: what was resolved by KVM now exits. */
-CASE(toggle_on)
+static void toggle_on(enum ioctl_version version)
 {
 	struct test_vm t;
 
@@ -269,14 +282,24 @@ CASE(toggle_on)
 	fill_page_cache(&t);
 	access_completes(&t, ACCESS_WRITE, 0);
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
-	test_vm_set_flags(&t, FLAG);
+	test_vm_set_flags(&t, version, FLAG);
 	access_exits(&t, ACCESS_WRITE, 1);
 	access_completes(&t, ACCESS_WRITE, 0);
 	test_vm_free(&t);
 }
 
+CASE(toggle_on_v1)
+{
+	toggle_on(V1);
+}
+
+CASE(toggle_on_v2)
+{
+	toggle_on(V2);
+}
+
 /* And cleared: a vCPU that has exited goes on without anyone providing the page. */
-CASE(toggle_off)
+static void toggle_off(enum ioctl_version version)
 {
 	struct test_vm t;
 
@@ -285,9 +308,40 @@ CASE(toggle_off)
 	fill_page_cache(&t);
 	request(&t, 0, ACCESS_READ, 6 * t.page_size);
 	run_to_memory_fault(&t, 0, 6);
-	test_vm_set_flags(&t, 0);
+	test_vm_set_flags(&t, version, 0);
 	access_completes(&t, ACCESS_READ, 6);
 	access_completes(&t, ACCESS_FETCH, 7);
+	test_vm_free(&t);
+}
+
+CASE(toggle_off_v1)
+{
+	toggle_off(V1);
+}
+
+CASE(toggle_off_v2)
+{
+	toggle_off(V2);
+}
+
+/* A slot that moves away and back takes its flag, or the loss of it, along. */
+CASE(toggle_by_moving)
+{
+	const uint64_t elsewhere = TEST_GPA + (1ull << 28);
+	struct test_vm t;
+
+	REQUIRE_FLAG();
+	t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, 0);
+	fill_page_cache(&t);
+	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
+	vm_set_user_memory_region(t.vm, TEST_SLOT, 0, elsewhere, PAGES * t.page_size, t.hva);
+	vm_set_user_memory_region(t.vm, TEST_SLOT, FLAG, TEST_GPA, PAGES * t.page_size, t.hva);
+	access_exits(&t, ACCESS_READ, 3);
+	vm_set_user_memory_region(t.vm, TEST_SLOT, FLAG, elsewhere, PAGES * t.page_size, t.hva);
+	vm_set_user_memory_region(t.vm, TEST_SLOT, 0, TEST_GPA, PAGES * t.page_size, t.hva);
+	close(t.uffd);
+	t.uffd = -1;
+	access_completes(&t, ACCESS_READ, 4);
 	test_vm_free(&t);
 }
 
@@ -310,6 +364,7 @@ static uint64_t exits_of_writes(struct test_vm *t)
 CASE(toggle_keeps_mappings)
 {
 	const uint32_t log = KVM_MEM_LOG_DIRTY_PAGES;
+	unsigned long dirty = 0;
 	struct test_vm t;
 	uint64_t settled, toggled;
 
@@ -317,12 +372,14 @@ CASE(toggle_keeps_mappings)
 	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 64, log);
 	exits_of_writes(&t);
 	settled = exits_of_writes(&t);
-	test_vm_set_flags(&t, log | FLAG);
-	test_vm_set_flags(&t, log);
+	test_vm_set_flags(&t, V2, log | FLAG);
+	test_vm_set_flags(&t, V2, log);
 	toggled = exits_of_writes(&t);
 	TEST_ASSERT(toggled < settled + t.pages / 2,
 		    "64 writes took %lu exits before the flag was toggled, and %lu after",
 		    settled, toggled);
+	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
+	TEST_ASSERT(dirty == ~0ul, "all 64 pages should be in the dirty log, not 0x%lx", dirty);
 	test_vm_free(&t);
 }
 
@@ -350,6 +407,7 @@ CASE(two_vcpus_one_page)
 
 struct runner {
 	struct test_vm *t;
+	pthread_barrier_t *barrier;
 	int vcpu;
 	pthread_t thread;
 	uint64_t provided;
@@ -359,14 +417,22 @@ static void *run_all_pages(void *arg)
 {
 	struct runner *r = arg;
 	struct kvm_vcpu *vcpu = r->t->vcpus[r->vcpu];
+	struct ucall uc;
 	size_t page;
+	int error;
 
 	for (page = 0; page < r->t->pages; page++) {
 		request(r->t, r->vcpu, ACCESS_READ, page * r->t->page_size);
-		while (run_vcpu(vcpu) == -EFAULT && vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT)
+		/* All at once for the same page, each time. */
+		pthread_barrier_wait(r->barrier);
+		while ((error = run_vcpu(vcpu))) {
+			check_memory_fault(r->t, r->vcpu, error, page);
 			r->provided += resolve(r->t, vcpu);
-		TEST_ASSERT(get_ucall(vcpu, NULL) == UCALL_SYNC, "vCPU %d should read page %zu, exit reason %s",
-			    r->vcpu, page, exit_reason_str(vcpu->run->exit_reason));
+		}
+		TEST_ASSERT(get_ucall(vcpu, &uc) == UCALL_SYNC &&
+			    uc.args[1] == fetch_code(page_gpa(r->t, page)),
+			    "vCPU %d should read the contents of page %zu, not 0x%lx", r->vcpu, page,
+			    uc.args[1]);
 	}
 	return NULL;
 }
@@ -375,6 +441,7 @@ static void *run_all_pages(void *arg)
 CASE(vcpus_race)
 {
 	struct runner runners[2] = {};
+	pthread_barrier_t barrier;
 	struct test_vm t;
 	uint64_t provided = 0;
 	int i;
@@ -383,9 +450,9 @@ CASE(vcpus_race)
 	t = test_vm_create(ARRAY_SIZE(runners), VM_MEM_SRC_SHMEM, 256, FLAG);
 	fill_page_cache(&t);
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
+	pthread_barrier_init(&barrier, NULL, ARRAY_SIZE(runners));
 	for (i = 0; i < ARRAY_SIZE(runners); i++) {
-		runners[i].t = &t;
-		runners[i].vcpu = i;
+		runners[i] = (struct runner){ .t = &t, .barrier = &barrier, .vcpu = i };
 		TEST_ASSERT(!pthread_create(&runners[i].thread, NULL, run_all_pages, &runners[i]),
 			    "pthread_create() should work");
 	}
@@ -399,6 +466,28 @@ CASE(vcpus_race)
 }
 
 #ifdef __x86_64__
+/*
+ * A lookup that KVM does for itself, kvm_vcpu_map() of the operand of VMSAVE, cannot
+ * exit either: it waits for userfaultfd, and the guest gets no exception.
+ */
+CASE(kvm_map_waits)
+{
+	struct test_vm t;
+	struct reader r;
+
+	REQUIRE_FLAG();
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
+	t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, FLAG);
+	fill_page_cache(&t);
+	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
+	reader_start(&r, &t);
+	request(&t, 0, ACCESS_BY_KVM, 2 * t.page_size);
+	run_to_completion(&t, 0);
+	reader_stop(&r);
+	TEST_ASSERT(r.faults == 1, "userfaultfd should hear of it once, not %lu times", r.faults);
+	test_vm_free(&t);
+}
+
 /*
  * KVM_PRE_FAULT_MEMORY asks KVM to wait for memory, flag or no flag: it reaches
  * userfaultfd.  It is not KVM_RUN, and leaves kvm_run alone even if it fails.

@@ -12,8 +12,6 @@
 #define FLAG	KVM_MEM_ABSENT_MAPPING_FAULT
 #define SIZE	0x200000ul
 
-enum ioctl_version { V1, V2 };
-
 /* Returns zero or a negative errno. */
 static int set_slot(struct kvm_vm *vm, enum ioctl_version version, uint32_t flags,
 		    uint64_t gpa, uint64_t size)
