@@ -46,6 +46,12 @@ endif
 ifneq ($(filter-out $(known),$(archs)),)
 $(error unknown ARCH=$(ARCH); choose one of: $(known) (aliases: x86_64 aarch64), or leave it unset for all)
 endif
+ifneq ($(words $(O) $(CACHE) $(RESULTS)),3)
+$(error O=$(O), CACHE=$(CACHE), RESULTS=$(RESULTS): no spaces, and none empty; name other places)
+endif
+ifeq ($(filter $(words $(SERIES))$(words $(BASE)),11),)
+$(error SERIES=$(SERIES), BASE=$(BASE): one of each, please)
+endif
 ifneq ($(filter-out base patched,$(SERIES)),)
 $(error unknown SERIES=$(SERIES); choose patched or base)
 endif
@@ -106,6 +112,7 @@ shell: images
 	$(Q)$(python) ci/shell.py $(arch)
 
 clean:
+	$(Q)test -f $(O)/lock || { echo "clean: $(O) was not built by this Makefile; nothing removed" >&2; exit 2; }
 	rm -rf $(OUT) $(O)/lock
 
 deps:

@@ -17,6 +17,8 @@ from verdict import Finding, Verdict
 
 # The loop of known length has a few instructions around it.
 CALIBRATION_ERROR = fractions.Fraction(1, 10000)
+# Of batches for each mode: ROUNDS in bench/fault_bench.c.
+PAIRS = 4
 
 
 def read_numbers(path):
@@ -26,7 +28,8 @@ def read_numbers(path):
         try:
             record = json.loads(line)
             calibrations, batches = modes.setdefault(record["mode"], ([], []))
-            (calibrations if "calibration" in record else batches).append(record)
+            keys = ("calibration", "ticks") if "calibration" in record else ("pages", "planted", "ticks")
+            (calibrations if len(keys) == 2 else batches).append({k: int(record[k]) for k in keys})
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path}:{number}: not a record of fault_bench: {line}") from None
     return modes
@@ -55,8 +58,8 @@ def price(batches, tick):
 
 def check_batches(batches):
     sizes = [tuple(sorted((a["pages"], b["pages"]))) for a, b in zip(batches[::2], batches[1::2])]
-    if not batches or len(batches) % 2 or len(set(sizes)) != 1 or sizes[0][0] == sizes[0][1]:
-        return f"{len(batches)} batches in bench.jsonl, want pairs of a small and a large one"
+    if len(batches) != 2 * PAIRS or len(set(sizes)) != 1 or sizes[0][0] == sizes[0][1]:
+        return f"{len(batches)} batches in bench.jsonl, want {PAIRS} pairs of a small and a large one"
     return ""
 
 
@@ -71,7 +74,11 @@ class Row:
 def measure(boot):
     """One Row a mode.  Problems become findings of the boot."""
     tick = boot.request.arch.icount_tick
-    modes = read_numbers(boot.directory / "bench.jsonl")
+    try:
+        modes = read_numbers(boot.directory / "bench.jsonl")
+    except BadInput as error:
+        boot.findings.append(Finding(Verdict.HARNESS, "", str(error), "bench.jsonl"))
+        return []
     passed = {r.name for r in boot.outcome.stream.results if r.status == "pass"}
     rows = []
     for case in boot.request.cases:

@@ -31,6 +31,9 @@ MIN_FREE_MB = 64
 GIVEN_AGAIN = {"SERIES": "patched", "CONFIG": "", "ACCEL": "tcg", "TIMEOUT": "", "CPUS": "2",
                "QEMU": "", "O": "build", "LLVM": "", "CROSS_COMPILE": ""}
 
+REMEDIES = {errno.ENOSPC: "make room", errno.ENOENT: "make images has not been run, or was cleaned away",
+            errno.EACCES: "RESULTS= names another place", errno.EROFS: "RESULTS= names another place"}
+
 
 def knob(name, default=""):
     return os.environ.get(name, "") or default
@@ -38,7 +41,7 @@ def knob(name, default=""):
 
 def number_knob(name, default):
     text = knob(name, str(default))
-    if not text.isdigit() or (name == "CPUS" and text == "0"):
+    if not (text.isascii() and text.isdigit()) or (name == "CPUS" and text == "0"):
         raise BadInput(f"{name}={text}: want a whole number")
     return int(text)
 
@@ -87,7 +90,10 @@ def requests(archs, kind, default_mode=False, **more):
             raise BadInput(f"CASES={pattern} matches nothing here: the first column of "
                            f"{cases_.default_path(kind)} has the names")
     # A mode may have none of the cases that were asked for.
-    return [request for request in found if request.cases]
+    found = [request for request in found if request.cases]
+    if not found:
+        raise BadInput("nothing to run: no architecture, or no case for it")
+    return found
 
 
 def pick_modes(arch, default_mode):
@@ -117,7 +123,7 @@ def sha256(path):
 
 
 def first_line(*argv):
-    output = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+    output = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60).stdout
     return output.splitlines()[0] if output else ""
 
 
@@ -166,8 +172,8 @@ class Boot:
 
     def count(self, status):
         """Results by status, as judged: an expected skip is one, a wrong pass a failure."""
-        known = {f.case for f in self.findings if f.verdict == Verdict.KNOWN}
-        wrong = {f.case for f in self.findings if f.case} - known
+        wrong = {f.case for f in self.findings if f.case and f.verdict != Verdict.KNOWN}
+        known = {f.case for f in self.findings if f.verdict == Verdict.KNOWN} - wrong
         results = self.outcome.stream.results
         if status == "known":
             return len(known)
@@ -187,8 +193,10 @@ class Run:
         self.what, self.boots = what, []
         self.policy, self.known = splat.load_policy(), cases_.load_known()
         self.directory = make_directory(results, f"{stamp}-{what}")
+        self.unfinished = None  # the boot under way: if it stays, the run was cut off
 
     def boot(self, request):
+        self.unfinished = request
         directory = self.directory / f"{request.arch.name}-{request.mode.name}"
         directory.mkdir(parents=True)
         if disk_is_full(directory):
@@ -199,6 +207,7 @@ class Run:
         boot.meta = meta
         save_verdict(boot)
         self.boots.append(boot)
+        self.unfinished = None
         self.say(boot)
         if boot.verdict == Verdict.INTERRUPTED:
             raise KeyboardInterrupt
@@ -209,7 +218,7 @@ class Run:
         text = console.read_text(errors="replace") if console.exists() else ""
         findings = judge(request, outcome, text, knob("SERIES", "patched"),
                          self.policy, self.known)
-        if findings and disk_is_full(directory):
+        if disk_is_full(directory):
             findings.append(Finding(Verdict.HARNESS, "", "the disk is full: make room, run again", ""))
         return Boot(request, directory, outcome, findings)
 
@@ -225,9 +234,13 @@ class Run:
             for finding in boot.findings:
                 print(explain(boot, finding))
         verdict = worst(findings)
+        if self.unfinished:
+            verdict = max(verdict, Verdict.HARNESS, key=lambda v: v.weight)
+            print(f"HARNESS {self.unfinished.name}: not finished")
         print(f"verdict: {verdict.name.lower()}, {self.directory}")
         passed, failed, skipped, known = (sum(boot.count(status) for boot in self.boots)
                                           for status in ("pass", "failed", "skip", "known"))
+        failed += bool(self.unfinished)
         # A known failure did not pass: among passed, failed and skipped, it is a skip.
         print(f"{passed} passed, {failed} failed, {skipped + known} skipped", flush=True)
         return max(int(verdict), 0)
@@ -284,14 +297,16 @@ def main(function, argv):
     """Run a tool's function; bad input is one line on stderr and status 2."""
     # Explicitly: a shell that starts a job in the background has it ignore ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
     try:
         return function(argv)
     except BadInput as error:
         print(f"ci: {error}", file=sys.stderr)
     except OSError as error:
-        full = ": make room" if error.errno == errno.ENOSPC else ""
-        print(f"ci: {error}{full}", file=sys.stderr)
+        print(f"ci: {error}; {REMEDIES.get(error.errno, 'mend that and run again')}", file=sys.stderr)
+    except subprocess.TimeoutExpired as error:
+        print(f"ci: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("ci: interrupted; what there was so far is kept, and marked", file=sys.stderr)
         return int(Verdict.INTERRUPTED)

@@ -61,11 +61,14 @@ def main(argv):
     if verbose:
         return subprocess.call(command)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    # Ctrl-C reaches the command as well: let it end, then say so.
+    # Ctrl-C reaches the command as well: let it end, then say so.  Other signals don't.
     signal.signal(signal.SIGINT, lambda *_: None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with open(path, "wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT,
+            process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command],
+                                       stdout=log, stderr=subprocess.STDOUT,
                                        stdin=subprocess.DEVNULL, close_fds=False)
             status = watch(process, name, path)
     except OSError as error:

@@ -84,6 +84,22 @@ class Machines(unittest.TestCase):
     def test_missing_result(self):
         self.expect("missing", Verdict.HARNESS, "1 passed, 1 failed, 0 skipped", "no result for: second")
 
+    def test_cut_console(self):
+        self.expect("cut", Verdict.HARNESS, "0 passed, 3 failed, 0 skipped", "the console was cut off")
+
+    def test_nothing_to_run(self):
+        (self.root / "cases").write_text("# nothing\n")
+        status, _, err = self.check("pass")
+        self.assertEqual((status, err[:19]), (Verdict.HARNESS, "ci: nothing to run:"))
+
+    def test_a_run_that_breaks_is_not_green(self):
+        (self.root / "out" / "patched" / "x86.kernel").unlink()
+        status, out, err = self.check("pass")
+        self.assertEqual(status, Verdict.HARNESS)
+        self.assertEqual(out.splitlines()[-2:][0].split(",")[0], "verdict: harness")
+        self.assertEqual(out.splitlines()[-1], "0 passed, 1 failed, 0 skipped")
+        self.assertIn("make images", err)
+
     def test_splat(self):
         self.expect("splat", Verdict.SPLAT, "2 passed, 1 failed, 0 skipped", "WARNING: CPU: 0")
 

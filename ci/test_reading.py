@@ -188,9 +188,9 @@ class Numbers(unittest.TestCase):
         self.assertEqual(bench.price([small, large, large, small], 1), (3, 0))
 
     def test_batches_must_be_pairs(self):
-        self.assertEqual(bench.check_batches([{"pages": 1}, {"pages": 3}, {"pages": 3}, {"pages": 1}]), "")
-        for sizes in ((), (1,), (1, 1), (1, 3, 1), (1, 3, 3, 3)):
-            self.assertIn("want pairs", bench.check_batches([{"pages": s} for s in sizes]))
+        self.assertEqual(bench.check_batches([{"pages": p} for p in (1, 3, 3, 1) * 2]), "")
+        for sizes in ((), (1, 3), (1, 1) * 4, (1, 3, 1), (1, 3) * 3 + (3, 3)):
+            self.assertIn("want 4 pairs", bench.check_batches([{"pages": s} for s in sizes]))
 
     def test_a_planted_cost_must_be_found(self):
         for price, findings in ((1100, 0), (1111, 1), (100, 1), (0, 1)):

@@ -83,6 +83,37 @@ class Series(unittest.TestCase):
         err = self.refuse(r"0001-.*\.patch does not apply to linux-of-one-file")
         self.assertIn("patch failed", err)
 
+    def test_a_mended_patch_applies_again(self):
+        self.apply()
+        good = self.patch(2).read_text()
+        self.patch(2).write_text(good.replace("-9\n", "-8\n"))
+        self.refuse("does not apply")
+        self.patch(2).write_text(good)
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertIn("nine", self.file())
+
+    def test_a_cover_letter_alone_is_no_series(self):
+        for number in (1, 2):
+            self.patch(number).unlink()
+        self.refuse("no patches in series")
+
+    def test_a_patch_by_another_name(self):
+        self.patch(2).rename(self.root / "series" / "mine.patch")
+        self.refuse("mine.patch: a patch is called")
+
+    def test_broken_cache(self):
+        self.apply("base")
+        shutil.rmtree(self.root / "tree")
+        for objects in (self.root / "cache").glob("*/.git/objects"):
+            shutil.rmtree(objects)
+        self.refuse("cached base .* is broken.*remove it")
+
+    def test_another_repository_in_the_environment(self):
+        self.sh("git init -q victim")
+        self.git["GIT_DIR"] = str(self.root / "victim" / ".git")
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertFalse(any((self.root / "victim" / ".git" / "refs" / "heads").iterdir()))
+
     def test_already_applied(self):
         self.patch(2).write_text(self.patch(1).read_text())
         self.refuse(r"0002-.*\.patch does not apply")

@@ -80,6 +80,15 @@ def judge_failure(known, result, where):
     return Finding(Verdict.FAIL, result.name, result.reason, where)
 
 
+def judge_console(stream, console):
+    """Was it whole?  A splat cannot be found on a console that was cut off."""
+    for result in stream.results:
+        if f"init: case {result.name}" not in console:
+            yield Finding(Verdict.HARNESS, result.name, "its mark is missing on the console", "console.log")
+    if stream.ended and "init: end" not in console:
+        yield Finding(Verdict.HARNESS, "", "the console was cut off", "console.log")
+
+
 def judge_result(case, result, series, known):
     """One result against what the case promised.  None if it kept its promise."""
     where = f"tests.ktap:{result.line}"
@@ -129,6 +138,7 @@ def judge(request, outcome, console, series, policy, known=()):
     if not findings:
         # A machine that did not end well cannot be asked what it was.
         findings += judge_machine(request, outcome.stream, console)
+        findings += judge_console(outcome.stream, console)
     findings += judge_stream(request, outcome.stream, series, known)
     if not outcome.stream.results and not findings:
         findings.append(Finding(Verdict.HARNESS, "", "no case ran", "tests.ktap"))

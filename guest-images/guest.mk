@@ -8,6 +8,8 @@
 # The programs always come from the patched tree, so that both kernels run the same
 # ones: a test that skips on the base was not built without what it tests.
 
+.DELETE_ON_ERROR:
+
 include guest-images/$(ARCH).mk
 
 dir      := $(OUT)/$(SERIES)
@@ -40,8 +42,8 @@ $(error not found: $(missing); run make deps, or mend PATH, CROSS_COMPILE= or LL
 endif
 
 # Work on the tree that is not in kernel-patches/ yet: built as it is, and named so.
-local    := $(shell cd $(tree) && git diff --quiet HEAD && \
-	[ "$$(git rev-parse HEAD)" = "$$(cat .git/applied.head)" ] || echo -local)
+local    := $(shell cd $(tree) && unset $$(git rev-parse --local-env-vars) && \
+	[ -z "$$(git status --porcelain)" ] && [ "$$(git rev-parse HEAD)" = "$$(cat .git/applied.head)" ] || echo -local)
 ifneq ($(local),)
 $(info note: $(dir)/linux differs from the $(SERIES) tree of kernel-patches/; the release says so)
 endif
@@ -69,6 +71,7 @@ all: $(image).kernel $(progs)/initramfs.cpio
 
 $(objects)/.config: $(fragments) ci/config_check.py $(tree)/.git/applied
 	@mkdir -p $(objects)
+	@rm -f $@
 	+$(Q)$(kbuild) -s tinyconfig
 	$(Q)cd $(tree) && scripts/kconfig/merge_config.sh -m -O $(objects) $(objects)/.config \
 		$(abspath $(fragments)) > $(objects)/merge.log
@@ -126,17 +129,17 @@ $(progs)/init: guest-images/init.c $(progs)/made-by
 
 suffix   := $(if $(BUSYBOX),-shell)
 $(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk $(progs)/made-by
-	@{ printf 'dir /%s 0755 0 0\n' dev proc sys tmp bin cases; \
+	@set -e; { printf 'dir /%s 0755 0 0\n' dev proc sys tmp bin cases; \
 	printf 'nod /dev/console 0600 0 0 c 5 1\nfile /init %s/init 0755 0 0\n' $(progs); \
 	printf 'file /cases/tests selftests/cases 0644 0 0\nfile /cases/bench bench/cases 0644 0 0\n'; \
 	for p in $(ours) $(theirs); do \
 		printf 'file /bin/%s %s/bin/%s 0755 0 0\n' $${p##*/} $(progs) $${p##*/}; done; \
 	if [ -n "$(BUSYBOX)" ]; then printf 'file /bin/busybox %s 0755 0 0\nslink /bin/sh busybox 0755 0 0\n' $(BUSYBOX); fi; \
-	} > $@
+	} > $@.new; mv $@.new $@
 
 $(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)/init
 	@mkdir -p $(progs)/bin
-	@for p in $(ours) $(theirs); do $(strip) -o $(progs)/bin/$${p##*/} $(progs)/$$p; done
+	@for p in $(ours) $(theirs); do $(strip) -o $(progs)/bin/$${p##*/} $(progs)/$$p || exit; done
 	@gcc -O2 -o $(progs)/gen_init_cpio $(tools)/usr/gen_init_cpio.c
 	@$(progs)/gen_init_cpio -t 0 $(progs)/image$(suffix).list > $@.new && mv $@.new $@
 
