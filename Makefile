@@ -84,16 +84,24 @@ trees = for s in $(sort patched $(SERIES)); do \
 	$(python) ci/step.py "$(BASE) $$s: tree" $(OUT)/$$s.tree.log \
 	kernel-patches/apply kernel-patches/$(BASE) $$s $(CACHE) $(OUT)/$$s/linux || exit; done
 
+# make -n must not build, though the line below is for sub-makes
+dry = $(findstring n,$(firstword -$(MAKEFLAGS)))
 images:
-	+$(lock) $(trees); for a in $(archs); do $(guest) ARCH=$$a || exit; done
+	+$(if $(dry),@echo "images for $(archs)",$(lock) $(trees); for a in $(archs); do $(guest) ARCH=$$a || exit; done)
 
 # --- what is run ---
 
-check: check-harness images
-	$(Q)$(python) ci/check.py $(archs)
+# The plan first: bad knobs are refused before anything is built.  While guests run,
+# another make must not replace what they boot.
+running = @exec 9< $(O)/lock; flock -s 9;
+check: plan-check check-harness images
+	$(running) $(python) ci/check.py $(archs)
 
-bench: images
-	$(Q)$(python) ci/bench.py $(archs)
+bench: plan-bench images
+	$(running) $(python) ci/bench.py $(archs)
+
+plan-%:
+	$(Q)$(python) ci/$*.py --plan $(archs)
 
 reference:
 	$(Q)$(python) ci/reference.py $(RESULTS)/latest

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Measure what one more fault costs, in instructions, and print one table.
 
-usage: bench.py ARCH...    (what make bench calls; knobs: see run.py)
+usage: bench.py [--plan] ARCH...    (what make bench calls; knobs: see run.py)
+
+--plan: only say what would run, or what is wrong with the knobs.
 
 Exit status: ci/verdict.py has the list.
 """
@@ -131,8 +133,10 @@ def table(columns):
 
 
 def bench(archs):
+    if archs[:1] == ["--plan"]:
+        return run.show_plan(run.plan(archs[1:], "bench", default_mode=True, icount=True))
     rows = {}
-    requests = run.requests(archs, "bench", default_mode=True, icount=True, cpus=1)
+    requests = list(run.requests(archs, "bench", default_mode=True, icount=True))
     this = run.Run("bench")
     try:
         for request in requests:

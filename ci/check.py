@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Run the cases on each architecture, in each of its modes.
 
-usage: check.py ARCH...    (what make check calls; knobs: see run.py)
+usage: check.py [--plan] ARCH...    (what make check calls; knobs: see run.py)
+
+--plan: only say what would run, or what is wrong with the knobs.
 
 Exit status: ci/verdict.py has the list.
 """
@@ -12,7 +14,9 @@ import run
 
 
 def check(archs):
-    requests = run.requests(archs, "tests")
+    if archs[:1] == ["--plan"]:
+        return run.show_plan(run.plan(archs[1:], "tests"))
+    requests = list(run.requests(archs, "tests"))
     this = run.Run("check")
     try:
         for request in requests:

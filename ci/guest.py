@@ -43,7 +43,7 @@ class Request:
     accel: str = "tcg"
     cpus: int = 2
     icount: bool = False
-    qemu: str = ""       # a binary, instead of the architecture's
+    qemu: str = ""       # the binary
     timeout: int = 0     # seconds a case, instead of its own limit; not scaled
 
     @property
@@ -63,8 +63,7 @@ class Outcome:
     seconds: float
 
 
-def qemu_binary(request):
-    binary = request.qemu or request.arch.qemu
+def qemu_binary(binary):
     if not shutil.which(binary):
         raise BadInput(f"{binary} not found: run make deps, or give QEMU=/path/to/it")
     return binary
@@ -104,7 +103,7 @@ def console(path):
 
 def machine(request, initramfs, parameters):
     """The part of the command line that a run and a shell have in common."""
-    return [qemu_binary(request), "-nodefaults", "-no-user-config", "-display", "none",
+    return [qemu_binary(request.qemu), "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-nic", "none",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-machine", request.arch.machine, *accelerator(request),

@@ -66,38 +66,44 @@ def check_kvm(arch):
                        "(not booted with kvm-arm.mode=nested); use ACCEL=tcg")
 
 
-def requests(archs, kind, default_mode=False, **more):
-    """One Request per architecture and mode, by the knobs.
+def plan(archs, kind, default_mode=False, icount=False):
+    """What the knobs ask for, as (arch, mode, cases) for each boot; BadInput if they are off.
 
     default_mode: only the first mode of each, unless MODE= says otherwise.
     """
     accel = knob("ACCEL", "tcg")
     if accel not in ("tcg", "kvm"):
         raise BadInput(f"ACCEL={accel}: choose tcg or kvm")
-    if accel == "kvm" and more.get("icount"):
+    if accel == "kvm" and icount:
         raise BadInput("ACCEL=kvm: instructions can be counted under tcg only")
     if knob("QEMU") and len(archs) > 1:
         raise BadInput("QEMU= names one binary: say ARCH= as well")
+    number_knob("CPUS", 2), number_knob("TIMEOUT", 0)
     patterns = knob("CASES").replace(",", " ").split()
     found = []
     for arch in map(arch_.load, archs):
+        guest.qemu_binary(knob("QEMU") or arch.qemu)
         if accel == "kvm":
             check_kvm(arch)
-        found += arch_requests(arch, kind, default_mode, accel, patterns, more)
-    names = [case.name for request in found for case in request.cases]
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise BadInput(f"CASES={pattern} matches nothing here: the first column of "
-                           f"{cases_.default_path(kind)} has the names")
+        found += [(arch, mode, tuple(cases_.select(cases_.default_path(kind), arch.name, mode.name, patterns)))
+                  for mode in pick_modes(arch, default_mode)]
+    check_patterns(patterns, kind, [case.name for _, _, cases in found for case in cases])
     # A mode may have none of the cases that were asked for.
-    found = [request for request in found if request.cases]
+    found = [(arch, mode, cases) for arch, mode, cases in found if cases]
     if not found:
         raise BadInput("nothing to run: no architecture, or no case for it")
     return found
 
 
+def check_patterns(patterns, kind, names):
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise BadInput(f"CASES={pattern} matches nothing here: the first column of "
+                           f"{cases_.default_path(kind)} has the names")
+
+
 def pick_modes(arch, default_mode):
-    wanted = knob("MODE").split()
+    wanted = list(dict.fromkeys(knob("MODE").split()))
     known = {mode.name: mode for mode in arch.modes}
     for name in wanted:
         if name not in known:
@@ -105,17 +111,18 @@ def pick_modes(arch, default_mode):
     return [known[name] for name in wanted] or list(arch.modes[:1] if default_mode else arch.modes)
 
 
-def arch_requests(arch, kind, default_mode, accel, patterns, more):
+def requests(archs, kind, default_mode=False, icount=False):
+    """The plan, as one Request a boot, of what was built."""
     out, config = pathlib.Path(knob("OUT", "build")).resolve(), knob("CONFIG")
-    image = out / knob("SERIES", "patched") / (arch.name + (f"-{config}" if config else ""))
-    values = {"cpus": number_knob("CPUS", 2), "accel": accel, "qemu": knob("QEMU"),
-              "timeout": number_knob("TIMEOUT", 0), **more}
-    for mode in pick_modes(arch, default_mode):
-        chosen = cases_.select(cases_.default_path(kind), arch.name, mode.name, patterns)
-        yield guest.Request(arch, mode, kind, tuple(chosen),
+    for arch, mode, cases in plan(archs, kind, default_mode, icount):
+        image = out / knob("SERIES", "patched") / (arch.name + (f"-{config}" if config else ""))
+        yield guest.Request(arch, mode, kind, cases,
                             image.with_name(image.name + ".kernel"),
                             out / "programs" / arch.name / "initramfs.cpio",
-                            image.with_name(image.name + ".release").read_text().strip(), **values)
+                            image.with_name(image.name + ".release").read_text().strip(),
+                            accel=knob("ACCEL", "tcg"), qemu=knob("QEMU") or arch.qemu,
+                            cpus=1 if icount else number_knob("CPUS", 2), icount=icount,
+                            timeout=number_knob("TIMEOUT", 0))
 
 
 def sha256(path):
@@ -152,7 +159,7 @@ def metadata(request):
         "kernel_sha256": sha256(request.kernel), "config_sha256": sha256(near(".config")),
         "initramfs_sha256": sha256(request.initramfs),
         "compiler": near(".compiler").read_text().strip(),
-        "qemu": first_line(guest.qemu_binary(request), "--version"),
+        "qemu": first_line(request.qemu, "--version"),
         "host": f"{platform.system()} {platform.release()} {platform.machine()}",
         "repository": first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
     }
@@ -291,6 +298,12 @@ def explain(boot, finding):
     return (f"{finding.verdict.name} {request.name} {finding.case}: {finding.text}\n"
             f"    log:    {boot.directory}/{finding.where}\n"
             f"    repeat: make {'bench' if request.kind == 'bench' else 'check'} {' '.join(knobs)}")
+
+
+def show_plan(found):
+    for arch, mode, cases in found:
+        print(f"  {arch.name + '/' + mode.name:<14} {len(cases)} cases")
+    return 0
 
 
 def main(function, argv):

@@ -12,7 +12,7 @@ import run
 
 
 def shell(archs):
-    request = run.requests(archs[:1], "tests", default_mode=True)[0]
+    request = next(run.requests(archs[:1], "tests", default_mode=True))
     argv = guest.shell_command(request, request.initramfs.with_name("initramfs-shell.cpio"))
     print("ctrl-a x ends QEMU; the test programs are in /bin", flush=True)
     os.execvp(argv[0], argv)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """How machines fare, from a stand-in for QEMU to the exit status of ci/check.py."""
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -183,7 +185,8 @@ class Deadlines(unittest.TestCase):
             machine = arch.load("x86")
             request = guest.Request(machine, machine.modes[0], "tests", (), pathlib.Path("k"),
                                     pathlib.Path("i"), "1.2.3", qemu=FAKE)
-            with unittest.mock.patch.dict(os.environ, FAKE_QEMU=fate):
+            with unittest.mock.patch.dict(os.environ, FAKE_QEMU=fate), \
+                 contextlib.redirect_stdout(io.StringIO()):
                 return guest.run(request, pathlib.Path(name))
 
     def setUp(self):
