@@ -28,6 +28,7 @@ class Arch:
     cpu_tcg: str
     cpu_kvm: str
     append: str
+    append_tcg: str
     page_size: int
     scale_tcg: int
     icount_tick: int

@@ -39,6 +39,7 @@ class Request:
     cases: tuple         # of cases.Case
     kernel: pathlib.Path
     initramfs: pathlib.Path
+    host_ticks: pathlib.Path  # guest-images/host_ticks.c, built
     release: str         # what uname -r must say
     accel: str = "tcg"
     cpus: int = 2
@@ -69,8 +70,19 @@ def qemu_binary(binary):
     return binary
 
 
+def clock_parameters(request):
+    """Tell an emulated guest how fast its counter runs, where it asks."""
+    if request.accel != "tcg" or "KHZ" not in request.arch.append_tcg:
+        return ""
+    khz = "1000000"  # icount: a tick is a nanosecond
+    if not request.icount:
+        khz = subprocess.run([request.host_ticks], capture_output=True, text=True,
+                             check=True, timeout=60).stdout.strip()
+    return request.arch.append_tcg.replace("KHZ", khz)
+
+
 def boot_parameters(request):
-    words = [request.arch.append, request.mode.append, "panic=-1 oops=panic hugepages=16",
+    words = [request.arch.append, clock_parameters(request), request.mode.append, "panic=-1 oops=panic hugepages=16",
              "nokaslr norandmaps mitigations=off" if request.icount else "",
              f"run={request.kind}", f"scale={request.scale}",
              f"timeout={request.timeout}" if request.timeout else "",
@@ -118,7 +130,7 @@ def command(request, directory):
 
 
 def shell_command(request, initramfs):
-    parameters = f"{request.arch.append} {request.mode.append} panic=-1 quiet hugepages=16 run=shell"
+    parameters = f"{request.arch.append} {clock_parameters(request)} {request.mode.append} panic=-1 quiet hugepages=16 run=shell"
     return [*machine(request, initramfs, parameters), "-serial", "mon:stdio"]
 
 

@@ -118,7 +118,7 @@ def requests(archs, kind, default_mode=False, icount=False):
         image = out / knob("SERIES", "patched") / (arch.name + (f"-{config}" if config else ""))
         yield guest.Request(arch, mode, kind, cases,
                             image.with_name(image.name + ".kernel"),
-                            out / "programs" / arch.name / "initramfs.cpio",
+                            out / "programs" / arch.name / "initramfs.cpio", out / "host_ticks",
                             image.with_name(image.name + ".release").read_text().strip(),
                             accel=knob("ACCEL", "tcg"), qemu=knob("QEMU") or arch.qemu,
                             cpus=1 if icount else number_knob("CPUS", 2), icount=icount,

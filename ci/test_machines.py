@@ -33,6 +33,7 @@ class Machines(unittest.TestCase):
         programs = self.root / "out" / "programs" / "x86"
         programs.mkdir(parents=True)
         (programs / "initramfs.cpio").write_text("")
+        (self.root / "out" / "host_ticks").symlink_to("/bin/true")
         (self.root / "cases").write_text(CASES)
 
     def environment(self, fate):
@@ -184,7 +185,7 @@ class Deadlines(unittest.TestCase):
         with tempfile.TemporaryDirectory() as name:
             machine = arch.load("x86")
             request = guest.Request(machine, machine.modes[0], "tests", (), pathlib.Path("k"),
-                                    pathlib.Path("i"), "1.2.3", qemu=FAKE)
+                                    pathlib.Path("i"), pathlib.Path("/bin/true"), "1.2.3", qemu=FAKE)
             with unittest.mock.patch.dict(os.environ, FAKE_QEMU=fate), \
                  contextlib.redirect_stdout(io.StringIO()):
                 return guest.run(request, pathlib.Path(name))
@@ -208,7 +209,7 @@ class Knobs(unittest.TestCase):
         knobs = {"SERIES": "base", "BASE": "other", "DEFAULT_BASE": "one", "CONFIG": "",
                  "ACCEL": "tcg", "TIMEOUT": "", "CPUS": "2"}
         machine = arch.load("arm64")
-        request = guest.Request(machine, machine.modes[0], "tests", (), None, None, "")
+        request = guest.Request(machine, machine.modes[0], "tests", (), None, None, None, "")
         boot = run.Boot(request, pathlib.Path("d"), None, [])
         with unittest.mock.patch.dict(os.environ, knobs):
             text = run.explain(boot, run.Finding(Verdict.FAIL, "a", "b", "c"))

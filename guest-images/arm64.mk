@@ -15,6 +15,7 @@ machine      = virt,virtualization=on,gic-version=3
 cpu_tcg      = max,pauth-impdef=on
 cpu_kvm      = host
 append       = console=ttyAMA0
+append_tcg   =
 
 # Modes: the boot parameters that ask for one, and what the kernel says on the
 # console if it was obtained (a regular expression).

@@ -65,7 +65,7 @@ ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
 theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
 
 .PHONY: all kernel programs initramfs-shell
-all: $(image).kernel $(progs)/initramfs.cpio
+all: $(image).kernel $(progs)/initramfs.cpio $(OUT)/host_ticks
 
 # --- kernel ---
 
@@ -124,6 +124,9 @@ programs: $(headers)/linux/kvm.h
 
 $(progs)/init: guest-images/init.c $(progs)/made-by
 	$(Q)env $(ccache) ccache $(compiler) -O2 -Wall -Wextra -Werror -static $< -o $@
+
+$(OUT)/host_ticks: guest-images/host_ticks.c
+	$(Q)gcc -O2 -Wall -Wextra -Werror $< -o $@
 
 # --- image: a text list, which gen_init_cpio turns into the initramfs ---
 

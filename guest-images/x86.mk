@@ -17,6 +17,8 @@ machine      = microvm,acpi=off,isa-serial=on,rtc=on
 cpu_tcg      = EPYC,check=off
 cpu_kvm      = host
 append       = console=ttyS0 reboot=t tsc=reliable
+# KHZ: of the counter that the emulated CPU has, see host_ticks.c
+append_tcg   = tsc_early_khz=KHZ
 
 # Modes: the boot parameters that ask for one, and what the kernel says on the
 # console if it was obtained (a regular expression).
