@@ -12,7 +12,8 @@
  * printed or verified inside the timed part, timer ticks are, and the first batches are
  * not counted.
  *
- * Ticks are of the CPU's own counter (TSC, CNTVCT).  They mean instructions only under
+ * Ticks are of the CPU's own counter (TSC, CNTVCT), icount's nanoseconds in its unit,
+ * and an instruction is a nanosecond.  They mean instructions only under
  * QEMU's icount, and are otherwise nothing this program vouches for: it prints how
  * many ticks a loop of known length took, for the reader to check.
  *
@@ -71,6 +72,12 @@ static inline uint64_t ticks(void)
 	return low | (uint64_t)high << 32;
 }
 
+/* Nobody tells a program the frequency of the TSC; icount makes it this. */
+static uint64_t ticks_hz(void)
+{
+	return 1000000000;
+}
+
 static inline void two_instructions_times(uint64_t n)
 {
 	asm volatile("1: dec %0; jnz 1b" : "+r"(n));
@@ -81,6 +88,14 @@ static inline uint64_t ticks(void)
 	uint64_t value;
 
 	asm volatile("isb; mrs %0, cntvct_el0" : "=r"(value) :: "memory");
+	return value;
+}
+
+static uint64_t ticks_hz(void)
+{
+	uint64_t value;
+
+	asm volatile("mrs %0, cntfrq_el0" : "=r"(value));
 	return value;
 }
 
@@ -108,8 +123,8 @@ static void print_calibration(const struct mode *m)
 		if (took < least)
 			least = took;
 	}
-	fprintf(out, "{\"mode\": \"%s\", \"calibration\": %" PRIu64 ", \"ticks\": %" PRIu64 "}\n",
-		m->name, 2 * n, least);
+	fprintf(out, "{\"mode\": \"%s\", \"calibration\": %" PRIu64 ", \"ticks\": %" PRIu64
+		", \"hz\": %" PRIu64 "}\n", m->name, 2 * n, least, ticks_hz());
 }
 
 static uint64_t messages;

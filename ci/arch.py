@@ -31,7 +31,6 @@ class Arch:
     append_tcg: str
     page_size: int
     scale_tcg: int
-    icount_tick: int
     modes: tuple
 
 

@@ -19,6 +19,9 @@ from verdict import Finding, Verdict
 
 # The loop of known length has a few instructions around it.
 CALIBRATION_ERROR = fractions.Fraction(1, 10000)
+# What a record must have, besides its mode
+CALIBRATION = ("calibration", "ticks", "hz")
+BATCH = ("pages", "planted", "ticks")
 # Of batches for each mode: ROUNDS in bench/fault_bench.c.
 PAIRS = 4
 
@@ -30,11 +33,16 @@ def read_numbers(path):
         try:
             record = json.loads(line)
             calibrations, batches = modes.setdefault(record["mode"], ([], []))
-            keys = ("calibration", "ticks") if "calibration" in record else ("pages", "planted", "ticks")
-            (calibrations if len(keys) == 2 else batches).append({k: int(record[k]) for k in keys})
+            keys, kind = (CALIBRATION, calibrations) if "calibration" in record else (BATCH, batches)
+            kind.append({key: int(record[key]) for key in keys})
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path}:{number}: not a record of fault_bench: {line}") from None
     return modes
+
+
+def instructions_per_tick(calibrations):
+    """Under icount an instruction is a nanosecond."""
+    return fractions.Fraction(1000000000, calibrations[0]["hz"]) if calibrations else 0
 
 
 def check_calibration(records, tick):
@@ -42,7 +50,7 @@ def check_calibration(records, tick):
     for record in records:
         counted, known = record["ticks"] * tick, record["calibration"]
         if abs(counted - known) > known * CALIBRATION_ERROR:
-            return f"{known} instructions took {counted} by the counter: not exact, not reported"
+            return f"{known} instructions took {float(counted):.0f} by the counter: not exact, not reported"
     return "" if records else "no calibration: not reported"
 
 
@@ -75,7 +83,6 @@ class Row:
 
 def measure(boot):
     """One Row a mode.  Problems become findings of the boot."""
-    tick = boot.request.arch.icount_tick
     try:
         modes = read_numbers(boot.directory / "bench.jsonl")
     except BadInput as error:
@@ -87,6 +94,7 @@ def measure(boot):
         if case.name not in passed:
             continue
         calibrations, batches = modes.get(case.name, ([], []))
+        tick = instructions_per_tick(calibrations)
         problem = check_calibration(calibrations, tick) or check_batches(batches)
         if problem:
             boot.findings.append(Finding(Verdict.HARNESS, case.name, problem, "bench.jsonl"))

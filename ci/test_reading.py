@@ -178,6 +178,10 @@ class Numbers(unittest.TestCase):
         batches = [{"pages": 512, "ticks": 1000 + 512 * 7}, {"pages": 1536, "ticks": 1000 + 1536 * 7}]
         self.assertEqual(bench.price(batches * 3, 16), (7 * 16, 0))
 
+    def test_instructions_per_tick(self):
+        self.assertEqual(bench.instructions_per_tick([{"hz": 62500000}]), 16)
+        self.assertEqual(bench.instructions_per_tick([]), 0)
+
     def test_a_clock_that_is_not_exact_is_not_reported(self):
         self.assertEqual(bench.check_calibration([{"calibration": 1000000, "ticks": 1000005}], 1), "")
         self.assertIn("not exact", bench.check_calibration([{"calibration": 1000000, "ticks": 1001005}], 1))

@@ -25,9 +25,6 @@ proof_vhe    = kvm \[1\]: VHE mode initialized successfully
 mode_nvhe    = kvm-arm.mode=nvhe
 proof_nvhe   = kvm \[1\]: Hyp nVHE mode initialized successfully
 
-# Instructions per tick of the counter that fault_bench reads, under icount (62.5 MHz
-# of virtual time).  Proven by the calibration loop of every benchmark.
-icount_tick  = 16
 
 page_size    = 4096
 

@@ -28,9 +28,6 @@ proof_npt    = kvm_amd: Nested Paging enabled
 mode_shadow  = kvm_amd.npt=0 kvm_intel.ept=0
 proof_shadow = kvm_amd: Nested Paging disabled
 
-# Instructions per tick of the counter that fault_bench reads, under icount.  Proven
-# by the calibration loop of every benchmark.
-icount_tick  = 1
 
 page_size    = 4096
 
