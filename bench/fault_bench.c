@@ -185,7 +185,7 @@ static void run_timed(const struct mode *m, struct test_vm *t, struct test_vm *s
 	       vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
 		if (m->planted)
 			two_instructions_times(m->planted / 2);
-		resolve(share, vcpu);
+		resolve(share, vcpu, -EFAULT);
 		b->exits++;
 	}
 	b->ticks = ticks() - start;

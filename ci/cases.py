@@ -16,8 +16,9 @@ NAME = re.compile(r"[a-z0-9_]+")
 @dataclasses.dataclass(frozen=True)
 class Case:
     name: str
-    arch: str     # "all", an architecture, or architecture/mode
-    needs: str    # "series": must skip on the base; "-": must run on both kernels
+    archs: tuple  # "all", or architectures and architecture/modes
+    needs: str    # "series": must skip on the base; "-": must run on both kernels;
+                  # "debug": as series, and exists with CONFIG=debug only
     seconds: int  # limit on hardware
     command: tuple
 
@@ -33,16 +34,17 @@ def parse_line(line, where):
     words = line.split()
     if len(words) < 5:
         raise BadInput(f"{where}: want name, arch, needs, seconds, command; got: {line}")
-    name, arch, needs, seconds, *command = words
+    name, archs, needs, seconds, *command = words
     if not NAME.fullmatch(name):
         raise BadInput(f"{where}: a name has only a-z, 0-9 and _; got: {name}")
-    if arch != "all" and arch not in known_machines():
-        raise BadInput(f"{where}: no such architecture or mode: {arch}")
-    if needs not in ("-", "series"):
-        raise BadInput(f"{where}: needs is \"series\" or \"-\"; got: {needs}")
+    for arch in archs.split(","):
+        if arch != "all" and arch not in known_machines():
+            raise BadInput(f"{where}: no such architecture or mode: {arch}")
+    if needs not in ("-", "series", "debug"):
+        raise BadInput(f"{where}: needs is \"series\", \"debug\" or \"-\"; got: {needs}")
     if not seconds.isdigit() or not int(seconds):
         raise BadInput(f"{where}: seconds is a whole number above 0; got: {seconds}")
-    return Case(name, arch, needs, int(seconds), tuple(command))
+    return Case(name, tuple(archs.split(",")), needs, int(seconds), tuple(command))
 
 
 def load(path):
@@ -56,9 +58,10 @@ def load(path):
     return found
 
 
-def select(path, arch, mode, patterns=()):
+def select(path, arch, mode, patterns=(), config=""):
     """The cases for one mode of an architecture that any of the shell globs matches."""
-    return [case for case in load(path) if case.arch in ("all", arch, f"{arch}/{mode}")
+    return [case for case in load(path) if {"all", arch, f"{arch}/{mode}"} & set(case.archs)
+            and (case.needs != "debug" or config == "debug")
             and (not patterns or any(fnmatch.fnmatchcase(case.name, p) for p in patterns))]
 
 

@@ -85,7 +85,8 @@ def plan(archs, kind, default_mode=False, icount=False):
         guest.qemu_binary(knob("QEMU") or arch.qemu)
         if accel == "kvm":
             check_kvm(arch)
-        found += [(arch, mode, tuple(cases_.select(cases_.default_path(kind), arch.name, mode.name, patterns)))
+        found += [(arch, mode, tuple(cases_.select(cases_.default_path(kind), arch.name, mode.name, patterns,
+                                                       knob("CONFIG"))))
                   for mode in pick_modes(arch, default_mode)]
     check_patterns(patterns, kind, [case.name for _, _, cases in found for case in cases])
     # A mode may have none of the cases that were asked for.

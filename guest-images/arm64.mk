@@ -11,7 +11,7 @@ kvm_tests    = aarch64
 
 # The machine, L1: with EL2, and a CPU that has VHE.
 qemu         = qemu-system-aarch64
-machine      = virt,virtualization=on,gic-version=3
+machine      = virt,virtualization=on,gic-version=3,mte=on
 cpu_tcg      = max,pauth-impdef=on
 cpu_kvm      = host
 append       = console=ttyAMA0

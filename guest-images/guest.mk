@@ -19,7 +19,7 @@ objects  := $(tree)/out-$(ARCH)$(CONFIG:%=-%)
 image    := $(dir)/$(ARCH)$(CONFIG:%=-%)
 progs    := $(OUT)/programs/$(ARCH)
 fragments := $(wildcard guest-images/kernel.config guest-images/$(ARCH).config \
-	$(CONFIG:%=guest-images/%.config))
+	$(CONFIG:%=guest-images/%.config) $(CONFIG:%=guest-images/$(ARCH)-%.config))
 
 # CROSS_COMPILE is for the architecture that is not the host's.
 host     := $(shell uname -m)
@@ -56,7 +56,7 @@ step = /usr/bin/python3 ci/step.py $(if $(filter 1,$(V)),--verbose) "$(ARCH) $(S
 
 case_files := selftests/cases bench/cases
 # The first word of each command that runs on this architecture
-wanted   := $(sort $(shell awk '/^[^\#]/ { sub("/.*", "", $$2); if ($$2 == "all" || $$2 == "$(ARCH)") print $$5 }' $(case_files)))
+wanted   := $(sort $(shell awk '/^[^\#]/ { if ("," $$2 ~ /,(all|$(ARCH))/) print $$5 }' $(case_files)))
 sources  := $(foreach p,$(wanted),$(firstword $(wildcard selftests/$p.c bench/$p.c \
 	$(tools)/tools/testing/selftests/kvm/$p.c $(tools)/tools/testing/selftests/kvm/$(kvm_tests)/$p.c)))
 kvm_dir  := $(tools)/tools/testing/selftests/kvm

@@ -45,8 +45,10 @@ static inline uint16_t page_value(uint64_t gpa)
 
 enum access {
 	ACCESS_NONE, ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH,
-	ACCESS_BY_KVM,	/* have KVM map the page on its own account; x86: VMSAVE */
 };
+
+/* What the guest may be asked to run instead: a function of the test program. */
+typedef uint64_t (*guest_function)(uint64_t gva);
 
 #define TEST_SLOT	10
 #define TEST_GPA	(1ull << 32)
@@ -66,6 +68,8 @@ struct test_vm {
 	int uffd;		/* or -1 */
 	int uffd_mode;		/* UFFDIO_REGISTER_MODE_* */
 	void *source;		/* @granule bytes that MISSING faults are resolved from */
+	uint8_t *fetched;	/* an enum fetched for each granule, once registered */
+	struct { uint64_t gpa; unsigned int times; } repeats[MAX_VCPUS];
 };
 
 /*
@@ -74,6 +78,17 @@ struct test_vm {
  */
 struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
 			      size_t pages, uint32_t flags);
+
+/* The same with more to choose; what is zero is as above. */
+struct test_vm_config {
+	int vcpus;
+	enum vm_mem_backing_src_type backing;
+	size_t pages;			/* of the host's size */
+	uint32_t flags;
+	enum vm_guest_mode mode;	/* VM_MODE_*, if not the default */
+	void (*setup)(struct kvm_vm *vm);	/* before there are vCPUs */
+};
+struct test_vm test_vm_create_as(const struct test_vm_config *c);
 void test_vm_free(struct test_vm *t);
 
 enum ioctl_version { V1, V2 };
@@ -106,6 +121,9 @@ void request(struct test_vm *t, int vcpu, enum access access, uint64_t offset);
 /* The same for @count pages in a row; the run returns the sum of what they gave. */
 void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t offset, size_t count);
 
+/* The guest calls @function with the address of that byte; the run returns its value. */
+void request_call(struct test_vm *t, int vcpu, guest_function function, uint64_t offset);
+
 /*
  * KVM_RUN, EINTR aside.  Returns zero or a negative errno; @exit_reason of kvm_run is
  * preset to a value that no kernel uses, so that a stale one cannot pass for KVM's.
@@ -115,13 +133,22 @@ int run_vcpu(struct kvm_vcpu *vcpu);
 void check_memory_fault(struct test_vm *t, int vcpu, int error, size_t page);
 /* KVM_RUN; the access must complete.  Returns what the guest read or fetched. */
 uint64_t run_to_completion(struct test_vm *t, int vcpu);
+/* What the guest reported with the run that has just succeeded. */
+uint64_t completion(struct test_vm *t, int vcpu);
 /* KVM_RUN; it must fail with KVM_EXIT_MEMORY_FAULT for the given page and nothing else. */
 void run_to_memory_fault(struct test_vm *t, int vcpu, size_t page);
+
+/* What @access at byte @offset, in a page of write_page(@gpa), gives the guest. */
+uint64_t expected(enum access access, uint64_t gpa, uint64_t offset);
+/* vCPU 0 does @access to @page, filled by write_page(), and goes on at once. */
+void access_completes(struct test_vm *t, enum access access, size_t page);
+/* vCPU 0 does @access to @page, exits, and goes on once the page is resolved. */
+void access_exits(struct test_vm *t, enum access access, size_t page);
 
 /* The vCPU statistic "exits": how often it left the guest. */
 uint64_t vcpu_exits(struct kvm_vcpu *vcpu);
 
-/* --- userfaultfd --- */
+/* --- userfaultfd, and what a VMM does about an exit: lib_userfault.c --- */
 
 /* Register the slot; mode MISSING or MINOR. */
 void uffd_register(struct test_vm *t, int mode);
@@ -133,11 +160,14 @@ void uffd_register(struct test_vm *t, int mode);
 int provide(struct test_vm *t, char *hva, bool wake);
 
 /*
- * Resolve a KVM_EXIT_MEMORY_FAULT in the vCPU's thread: provide the page, waking no
- * one; if that was done before, make it present and writable.
- * Returns whether this call provided it.
+ * Resolve the KVM_EXIT_MEMORY_FAULT that the last run ended with in the vCPU's thread,
+ * waking no one; @error is what run_vcpu() returned.
+ * Returns whether it was this call that fetched the page.
  */
-bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu);
+bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu, int error);
+
+/* Make the granule around @hva present and writable; returns zero or a negative errno. */
+int populate(struct test_vm *t, char *hva);
 
 /* A thread that serves userfaultfd like a VMM's, and remembers what it saw. */
 struct reader {
@@ -146,6 +176,7 @@ struct reader {
 	int stop[2];
 	uint64_t faults;	/* messages served */
 	uint64_t last;		/* address of the last one */
+	uint32_t task;		/* that faulted last */
 };
 
 void reader_start(struct reader *r, struct test_vm *t);

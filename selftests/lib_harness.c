@@ -2,14 +2,10 @@
 /* See harness.h for what each function promises. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-#include <linux/userfaultfd.h>
 
 #include "harness.h"
 #include "ucall_common.h"
@@ -23,8 +19,7 @@ static struct guest_request {
 	uint64_t stride;	/* bytes */
 } requests[MAX_VCPUS];
 
-static void guest_access_by_kvm(uint64_t gpa);
-
+/* @access is an enum access, or a function of the test program. */
 static uint64_t guest_access(uint64_t access, uint64_t gva)
 {
 	switch (access) {
@@ -35,11 +30,10 @@ static uint64_t guest_access(uint64_t access, uint64_t gva)
 		return gva;
 	case ACCESS_FETCH:
 		return ((uint32_t (*)(void))gva)();
-	case ACCESS_BY_KVM:
-		guest_access_by_kvm(gva - TEST_GVA + TEST_GPA);
+	case ACCESS_NONE:
 		return 0;
 	default:
-		return 0;
+		return ((guest_function)access)(gva);
 	}
 }
 
@@ -65,13 +59,6 @@ uint64_t fetch_code(uint64_t gpa)
 	return 0xb8 | (uint64_t)page_value(gpa) << 8 | 0xc3ull << 40;
 }
 
-/* KVM maps the VMCB that the instruction names by kvm_vcpu_map(). */
-static void guest_access_by_kvm(uint64_t gpa)
-{
-	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
-	asm volatile("vmsave %0" :: "a"(gpa) : "memory");
-}
-
 void request_steal_time(struct test_vm *t, int vcpu, uint64_t gpa)
 {
 	vcpu_set_msr(t->vcpus[vcpu], MSR_KVM_STEAL_TIME, gpa | KVM_MSR_ENABLED);
@@ -89,40 +76,50 @@ void request_steal_time(struct test_vm *t, int vcpu, uint64_t gpa)
 			     KVM_ARM_VCPU_PVTIME_IPA, &gpa);
 }
 
-static void guest_access_by_kvm(uint64_t gpa)
-{
-	GUEST_FAIL("no such access on this architecture");
-}
 #else
 #error "which bytes are a function, and how does KVM access guest memory here?"
 #endif
 
 /* --- VM and memory --- */
 
+/* For what a case allocates in the guest: page tables, nested page tables, a VMCB */
+#define EXTRA_PAGES	128
+
 struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
 			      size_t pages, uint32_t flags)
 {
+	return test_vm_create_as(&(struct test_vm_config){
+		.vcpus = vcpus, .backing = backing, .pages = pages, .flags = flags });
+}
+
+struct test_vm test_vm_create_as(const struct test_vm_config *c)
+{
 	struct test_vm t = {
-		.pages = pages, .uffd = -1,
+		.pages = c->pages, .uffd = -1,
 		.page_size = getpagesize(),
-		.granule = get_backing_src_pagesz(backing),
+		.granule = get_backing_src_pagesz(c->backing),
 	};
+	struct vm_shape shape = { .mode = c->mode };
+	size_t guest_pages;
 	int i;
 
 	/* userfaultfd works in units of huge pages for hugetlb, not for THP. */
-	if (backing == VM_MEM_SRC_ANONYMOUS_THP)
+	if (c->backing == VM_MEM_SRC_ANONYMOUS_THP)
 		t.granule = t.page_size;
 
-	t.vm = vm_create_with_vcpus(vcpus, guest_main, t.vcpus);
-	TEST_ASSERT(t.vm->page_size == t.page_size, "guest pages of %u bytes, host pages of %zu",
-		    t.vm->page_size, t.page_size);
-	vm_userspace_mem_region_add(t.vm, backing, TEST_GPA, TEST_SLOT, pages, flags);
-	virt_map(t.vm, TEST_GVA, TEST_GPA, pages);
-	for (i = 0; i < vcpus; i++)
+	t.vm = __vm_create(c->mode ? shape : VM_SHAPE_DEFAULT, c->vcpus, EXTRA_PAGES);
+	if (c->setup)
+		c->setup(t.vm);
+	for (i = 0; i < c->vcpus; i++)
+		t.vcpus[i] = vm_vcpu_add(t.vm, i, guest_main);
+	guest_pages = t.pages * t.page_size / t.vm->page_size;
+	vm_userspace_mem_region_add(t.vm, c->backing, TEST_GPA, TEST_SLOT, guest_pages, c->flags);
+	virt_map(t.vm, TEST_GVA, TEST_GPA, guest_pages);
+	for (i = 0; i < c->vcpus; i++)
 		vcpu_args_set(t.vcpus[i], 1, i);
 
 	t.hva = addr_gpa2hva(t.vm, TEST_GPA);
-	t.alias = backing_src_is_shared(backing) ? addr_gpa2alias(t.vm, TEST_GPA) : NULL;
+	t.alias = backing_src_is_shared(c->backing) ? addr_gpa2alias(t.vm, TEST_GPA) : NULL;
 	return t;
 }
 
@@ -131,6 +128,7 @@ void test_vm_free(struct test_vm *t)
 	if (t->uffd >= 0)
 		close(t->uffd);
 	free(t->source);
+	free(t->fetched);
 	kvm_vm_free(t->vm);
 }
 
@@ -167,11 +165,19 @@ void request(struct test_vm *t, int vcpu, enum access access, uint64_t offset)
 	request_pages(t, vcpu, access, offset, 1);
 }
 
+static void send_request(struct test_vm *t, int vcpu, struct guest_request r)
+{
+	memcpy(addr_gva2hva(t->vm, (vm_vaddr_t)&requests[vcpu]), &r, sizeof(r));
+}
+
 void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t offset, size_t count)
 {
-	requests[vcpu] = (struct guest_request){ access, TEST_GVA + offset, count, t->page_size };
-	memcpy(addr_gva2hva(t->vm, (vm_vaddr_t)&requests[vcpu]), &requests[vcpu],
-	       sizeof(requests[vcpu]));
+	send_request(t, vcpu, (struct guest_request){ access, TEST_GVA + offset, count, t->page_size });
+}
+
+void request_call(struct test_vm *t, int vcpu, guest_function function, uint64_t offset)
+{
+	send_request(t, vcpu, (struct guest_request){ (uintptr_t)function, TEST_GVA + offset, 1 });
 }
 
 #define NO_EXIT_REASON	0xdeadu
@@ -180,9 +186,13 @@ int run_vcpu(struct kvm_vcpu *vcpu)
 {
 	int r;
 
-	/* get_ucall() has made KVM complete the I/O that the last ucall was. */
+	/*
+	 * get_ucall() has made KVM complete the I/O that the last ucall was.  What a
+	 * read of no memory gives is for the caller to say, in the same place.
+	 */
+	if (vcpu->run->exit_reason != KVM_EXIT_MMIO)
+		memset(&vcpu->run->memory_fault, 0xa5, sizeof(vcpu->run->memory_fault));
 	vcpu->run->exit_reason = NO_EXIT_REASON;
-	memset(&vcpu->run->memory_fault, 0xa5, sizeof(vcpu->run->memory_fault));
 	do {
 		r = __vcpu_run(vcpu) ? -errno : 0;
 	} while (r == -EINTR);
@@ -191,15 +201,23 @@ int run_vcpu(struct kvm_vcpu *vcpu)
 
 uint64_t run_to_completion(struct test_vm *t, int vcpu)
 {
-	struct kvm_vcpu *v = t->vcpus[vcpu];
-	struct ucall uc;
-	int r = run_vcpu(v);
+	struct kvm_run *run = t->vcpus[vcpu]->run;
+	int r = run_vcpu(t->vcpus[vcpu]);
 
 	TEST_ASSERT(!r, "KVM_RUN should succeed, not return %d (%s), exit reason %u (%s), gpa 0x%llx",
-		    r, strerror(-r), v->run->exit_reason, exit_reason_str(v->run->exit_reason),
-		    v->run->memory_fault.gpa);
+		    r, strerror(-r), run->exit_reason, exit_reason_str(run->exit_reason),
+		    run->memory_fault.gpa);
+	return completion(t, vcpu);
+}
+
+uint64_t completion(struct test_vm *t, int vcpu)
+{
+	struct kvm_vcpu *v = t->vcpus[vcpu];
+	struct ucall uc;
+
 	TEST_ASSERT(get_ucall(v, &uc) == UCALL_SYNC,
-		    "the guest should report its access, not %lu, exit reason %s", uc.cmd, exit_reason_str(v->run->exit_reason));
+		    "the guest should report its access, not %lu, exit reason %s%s", uc.cmd,
+		    exit_reason_str(v->run->exit_reason), uc.cmd == UCALL_ABORT ? (char *)uc.buffer : "");
 	return uc.args[1];
 }
 
@@ -225,6 +243,39 @@ void check_memory_fault(struct test_vm *t, int vcpu, int r, size_t page)
 		    "no flag should be set, but flags are 0x%llx", run->memory_fault.flags);
 }
 
+static const char * const access_names[] = {
+	[ACCESS_READ] = "read", [ACCESS_WRITE] = "write", [ACCESS_FETCH] = "fetch",
+};
+
+uint64_t expected(enum access access, uint64_t gpa, uint64_t offset)
+{
+	if (access == ACCESS_READ)
+		return fetch_code(gpa);
+	return access == ACCESS_FETCH ? page_value(gpa) : TEST_GVA + offset;
+}
+
+void access_completes(struct test_vm *t, enum access access, size_t page)
+{
+	uint64_t value, offset = page * t->page_size;
+
+	request(t, 0, access, offset);
+	value = run_to_completion(t, 0);
+	TEST_ASSERT(value == expected(access, page_gpa(t, page), offset),
+		    "the guest's %s of page %zu should give 0x%lx, not 0x%lx", access_names[access],
+		    page, expected(access, page_gpa(t, page), offset), value);
+	if (access == ACCESS_WRITE)
+		TEST_ASSERT(*(uint64_t *)page_hva(t, page) == value,
+			    "what the guest wrote should be in memory");
+}
+
+void access_exits(struct test_vm *t, enum access access, size_t page)
+{
+	request(t, 0, access, page * t->page_size);
+	run_to_memory_fault(t, 0, page);
+	TEST_ASSERT(resolve(t, t->vcpus[0], -EFAULT), "page %zu should not have been provided before", page);
+	access_completes(t, access, page);
+}
+
 uint64_t vcpu_exits(struct kvm_vcpu *vcpu)
 {
 	struct kvm_stats_header header;
@@ -245,117 +296,4 @@ uint64_t vcpu_exits(struct kvm_vcpu *vcpu)
 	free(all);
 	close(fd);
 	return value;
-}
-
-/* --- userfaultfd --- */
-
-void uffd_register(struct test_vm *t, int mode)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = {
-		.range = { (uintptr_t)t->hva, t->pages * t->page_size },
-		.mode = mode,
-	};
-
-	t->uffd_mode = mode;
-	t->source = calloc(1, t->granule);
-	t->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	TEST_ASSERT(t->uffd >= 0 && t->source, "userfaultfd() should work");
-	TEST_ASSERT(!ioctl(t->uffd, UFFDIO_API, &api), "UFFDIO_API should work");
-	TEST_ASSERT(!ioctl(t->uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER should work");
-}
-
-int provide(struct test_vm *t, char *hva, bool wake)
-{
-	char *start = (char *)((uintptr_t)hva & ~(t->granule - 1));
-	int r;
-
-	if (t->uffd_mode == UFFDIO_REGISTER_MODE_MINOR) {
-		struct uffdio_continue c = {
-			.range = { (uintptr_t)start, t->granule },
-			.mode = wake ? 0 : UFFDIO_CONTINUE_MODE_DONTWAKE,
-		};
-
-		r = ioctl(t->uffd, UFFDIO_CONTINUE, &c);
-	} else {
-		struct uffdio_copy c = {
-			.dst = (uintptr_t)start, .src = (uintptr_t)t->source, .len = t->granule,
-			.mode = wake ? 0 : UFFDIO_COPY_MODE_DONTWAKE,
-		};
-
-		r = ioctl(t->uffd, UFFDIO_COPY, &c);
-	}
-	return r ? -errno : 0;
-}
-
-bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu)
-{
-	char *hva = addr_gpa2hva(t->vm, vcpu->run->memory_fault.gpa);
-	char *start = (char *)((uintptr_t)hva & ~(t->granule - 1));
-	int r = provide(t, hva, false);
-
-	if (!r)
-		return true;
-
-	/*
-	 * Somebody else provided it.  That says nothing about what is mapped now, or
-	 * whether it is writable, so ask for just that.  _READ would not do.
-	 */
-	TEST_ASSERT(r == -EEXIST, "providing %p should work, not fail with %s", hva, strerror(-r));
-	TEST_ASSERT(!madvise(start, t->granule, MADV_POPULATE_WRITE),
-		    "MADV_POPULATE_WRITE of %p should work", start);
-	return false;
-}
-
-/* Serve one message, if there still is one. */
-static void serve(struct reader *r)
-{
-	struct uffd_msg msg;
-	struct uffdio_range range;
-	int error;
-
-	if (read(r->t->uffd, &msg, sizeof(msg)) != sizeof(msg))
-		return;
-	TEST_ASSERT(msg.event == UFFD_EVENT_PAGEFAULT, "only page faults are expected, not %u", msg.event);
-	r->last = msg.arg.pagefault.address;
-	error = provide(r->t, (char *)r->last, true);
-	if (error == -EEXIST) {
-		/* A failed COPY or CONTINUE wakes no one, and a vCPU never does. */
-		range = (struct uffdio_range){ r->last & ~(r->t->granule - 1), r->t->granule };
-		error = ioctl(r->t->uffd, UFFDIO_WAKE, &range) ? -errno : 0;
-	}
-	TEST_ASSERT(!error, "serving 0x%lx should work, not fail with %s", r->last, strerror(-error));
-	__atomic_add_fetch(&r->faults, 1, __ATOMIC_SEQ_CST);
-}
-
-static void *reader_main(void *arg)
-{
-	struct reader *r = arg;
-	struct pollfd p[] = {
-		{ .fd = r->t->uffd, .events = POLLIN },
-		{ .fd = r->stop[0], .events = POLLIN },
-	};
-
-	for (;;) {
-		TEST_ASSERT(poll(p, ARRAY_SIZE(p), -1) > 0, "poll() should work");
-		if (p[0].revents & POLLIN)
-			serve(r);
-		else if (p[1].revents)
-			return NULL;
-	}
-}
-
-void reader_start(struct reader *r, struct test_vm *t)
-{
-	*r = (struct reader){ .t = t };
-	TEST_ASSERT(!pipe(r->stop), "pipe() should work");
-	TEST_ASSERT(!pthread_create(&r->thread, NULL, reader_main, r), "pthread_create() should work");
-}
-
-void reader_stop(struct reader *r)
-{
-	TEST_ASSERT(write(r->stop[1], "", 1) == 1, "the reader should be told to stop");
-	pthread_join(r->thread, NULL);
-	close(r->stop[0]);
-	close(r->stop[1]);
 }

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How a VMM provides memory to a memslot with KVM_MEM_ABSENT_MAPPING_FAULT: in the
+ * vCPU's thread after an exit, and in a reader of the userfaultfd for everybody else.
+ * The tests and the benchmark use this one copy; harness.h says what each promises.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/userfaultfd.h>
+
+#include "harness.h"
+
+/*
+ * Legal repeats are few: an invalidation in flight, a page reclaimed at once.  A page
+ * that faults more often than this in a row will do so for ever.
+ */
+#define MAX_REPEATS	1000
+
+enum fetched { NOT_FETCHED, FETCHING, FETCHED };
+
+void uffd_register(struct test_vm *t, int mode)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID };
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)t->hva, t->pages * t->page_size },
+		.mode = mode,
+	};
+
+	t->uffd_mode = mode;
+	t->source = calloc(1, t->granule);
+	t->fetched = calloc(1, t->pages * t->page_size / t->granule);
+	t->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	TEST_ASSERT(t->uffd >= 0 && t->source && t->fetched, "userfaultfd() should work");
+	TEST_ASSERT(!ioctl(t->uffd, UFFDIO_API, &api), "UFFDIO_API should work");
+	TEST_ASSERT(!ioctl(t->uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER should work");
+}
+
+static char *granule_of(struct test_vm *t, char *hva)
+{
+	return (char *)((uintptr_t)hva & ~(t->granule - 1));
+}
+
+static int provide_once(struct test_vm *t, uintptr_t start, bool wake)
+{
+	struct uffdio_continue c = {
+		.range = { start, t->granule }, .mode = wake ? 0 : UFFDIO_CONTINUE_MODE_DONTWAKE,
+	};
+	struct uffdio_copy copy = {
+		.dst = start, .src = (uintptr_t)t->source, .len = t->granule,
+		.mode = wake ? 0 : UFFDIO_COPY_MODE_DONTWAKE,
+	};
+	int r;
+
+	if (t->uffd_mode & UFFDIO_REGISTER_MODE_MINOR)
+		r = ioctl(t->uffd, UFFDIO_CONTINUE, &c);
+	else
+		r = ioctl(t->uffd, UFFDIO_COPY, &copy);
+	return r ? -errno : 0;
+}
+
+int provide(struct test_vm *t, char *hva, bool wake)
+{
+	int r;
+
+	/* EAGAIN: the address space is changing, for instance in fork(). */
+	do {
+		r = provide_once(t, (uintptr_t)granule_of(t, hva), wake);
+	} while (r == -EAGAIN);
+	return r;
+}
+
+int populate(struct test_vm *t, char *hva)
+{
+	int r;
+
+	/* _READ would not do: it is content with a page that KVM can't use. */
+	do {
+		r = madvise(granule_of(t, hva), t->granule, MADV_POPULATE_WRITE) ? -errno : 0;
+	} while (r == -EINTR || r == -EAGAIN);
+	return r;
+}
+
+/* Returns true to the one vCPU that is to fetch; to the others when it has been fetched. */
+static bool claim(struct test_vm *t, char *start)
+{
+	uint8_t *state = &t->fetched[(start - t->hva) / t->granule];
+	uint8_t seen = NOT_FETCHED;
+
+	if (__atomic_compare_exchange_n(state, &seen, FETCHING, false, __ATOMIC_ACQ_REL,
+					__ATOMIC_ACQUIRE))
+		return true;
+	while (__atomic_load_n(state, __ATOMIC_ACQUIRE) != FETCHED)
+		sched_yield();
+	return false;
+}
+
+static void fetched(struct test_vm *t, char *start)
+{
+	__atomic_store_n(&t->fetched[(start - t->hva) / t->granule], FETCHED, __ATOMIC_RELEASE);
+}
+
+/* Where the last exit wants memory.  It must have been one that asks for that. */
+static char *fault_hva(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
+{
+	struct kvm_run *run = vcpu->run;
+	uint64_t offset = run->memory_fault.gpa - TEST_GPA;
+
+	TEST_ASSERT(error == -EFAULT && run->exit_reason == KVM_EXIT_MEMORY_FAULT,
+		    "only EFAULT with MEMORY_FAULT can be resolved, not %d, exit reason %u (%s)",
+		    error, run->exit_reason, exit_reason_str(run->exit_reason));
+	TEST_ASSERT(!(run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE),
+		    "no memory here is private");
+	TEST_ASSERT(run->memory_fault.gpa >= TEST_GPA && offset < t->pages * t->page_size,
+		    "gpa 0x%llx is not in the slot", run->memory_fault.gpa);
+
+	if (t->repeats[vcpu->id].gpa != run->memory_fault.gpa)
+		t->repeats[vcpu->id].times = 0;
+	t->repeats[vcpu->id].gpa = run->memory_fault.gpa;
+	TEST_ASSERT(t->repeats[vcpu->id].times++ < MAX_REPEATS,
+		    "gpa 0x%llx faults for ever", run->memory_fault.gpa);
+	return addr_gpa2hva(t->vm, run->memory_fault.gpa);
+}
+
+bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
+{
+	char *start = granule_of(t, fault_hva(t, vcpu, error));
+	bool mine = claim(t, start);
+	int r = -EEXIST;
+
+	/* What was fetched and zapped again is in the page cache, or it is lost. */
+	if (mine || t->uffd_mode & UFFDIO_REGISTER_MODE_MINOR)
+		r = provide(t, start, false);
+	if (mine)
+		fetched(t, start);
+	/*
+	 * Somebody else provided it.  That says nothing about what is mapped now, or
+	 * whether it is writable, so ask for just that.
+	 */
+	if (r == -EEXIST)
+		r = populate(t, start);
+	TEST_ASSERT(!r, "providing %p should work, not fail with %s", start, strerror(-r));
+	return mine;
+}
+
+/* --- readers --- */
+
+/* Serve one message, if there still is one. */
+static void serve(struct reader *r)
+{
+	struct uffd_msg msg;
+	struct uffdio_range range;
+	int error;
+
+	if (read(r->t->uffd, &msg, sizeof(msg)) != sizeof(msg))
+		return;
+	TEST_ASSERT(msg.event == UFFD_EVENT_PAGEFAULT, "only page faults are expected, not %u", msg.event);
+	r->last = msg.arg.pagefault.address;
+	r->task = msg.arg.pagefault.feat.ptid;
+	error = provide(r->t, (char *)r->last, true);
+	if (error == -EEXIST) {
+		/* A failed COPY or CONTINUE wakes no one, and a vCPU never does. */
+		range = (struct uffdio_range){ r->last & ~(r->t->granule - 1), r->t->granule };
+		error = ioctl(r->t->uffd, UFFDIO_WAKE, &range) ? -errno : 0;
+	}
+	TEST_ASSERT(!error, "serving 0x%lx should work, not fail with %s", r->last, strerror(-error));
+	__atomic_add_fetch(&r->faults, 1, __ATOMIC_SEQ_CST);
+}
+
+static void *reader_main(void *arg)
+{
+	struct reader *r = arg;
+	struct pollfd p[] = {
+		{ .fd = r->t->uffd, .events = POLLIN },
+		{ .fd = r->stop[0], .events = POLLIN },
+	};
+
+	for (;;) {
+		TEST_ASSERT(poll(p, ARRAY_SIZE(p), -1) > 0, "poll() should work");
+		if (p[0].revents & POLLIN)
+			serve(r);
+		else if (p[1].revents)
+			return NULL;
+	}
+}
+
+void reader_start(struct reader *r, struct test_vm *t)
+{
+	*r = (struct reader){ .t = t };
+	TEST_ASSERT(!pipe(r->stop), "pipe() should work");
+	TEST_ASSERT(!pthread_create(&r->thread, NULL, reader_main, r), "pthread_create() should work");
+}
+
+void reader_stop(struct reader *r)
+{
+	TEST_ASSERT(write(r->stop[1], "", 1) == 1, "the reader should be told to stop");
+	pthread_join(r->thread, NULL);
+	close(r->stop[0]);
+	close(r->stop[1]);
+}

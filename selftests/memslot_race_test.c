@@ -1,0 +1,701 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Races between vCPUs' exits, userfaultfd, and changes of the memory or of the memslot.
+ * First those whose order a test can force, then stress: random accesses by two vCPUs
+ * while something else is disturbed.  Whatever happens, nobody hangs, each exit is one
+ * that its cause permits, and memory has the right contents at every access.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+#define FLAG	KVM_MEM_ABSENT_MAPPING_FAULT
+#define PAGES	16
+#define VCPUS	2
+
+static struct test_vm create(int vcpus, size_t pages, uint32_t flags)
+{
+	struct test_vm t = test_vm_create(vcpus, VM_MEM_SRC_SHMEM, pages, flags);
+
+	fill_page_cache(&t);
+	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
+	return t;
+}
+
+/* --- one order after another --- */
+
+static void *read_byte(void *address)
+{
+	return (void *)(uintptr_t)READ_ONCE(*(uint8_t *)address);
+}
+
+/* Returns once somebody sleeps on the userfaultfd. */
+static void wait_for_sleeper(struct test_vm *t)
+{
+	struct pollfd p = { .fd = t->uffd, .events = POLLIN };
+
+	TEST_ASSERT(poll(&p, 1, -1) == 1, "poll() should work");
+}
+
+static pthread_t start_thread(void *(*function)(void *), void *argument)
+{
+	pthread_t thread;
+
+	TEST_ASSERT(!pthread_create(&thread, NULL, function, argument), "pthread_create() should work");
+	return thread;
+}
+
+/* Two vCPUs exit for one page: one provides it, the other finds it, both go on. */
+CASE(two_vcpus_one_page)
+{
+	struct test_vm t;
+	int vcpu;
+
+	REQUIRE_FLAG();
+	t = create(VCPUS, PAGES, FLAG);
+	for (vcpu = 0; vcpu < VCPUS; vcpu++) {
+		request(&t, vcpu, ACCESS_READ, 9 * t.page_size);
+		run_to_memory_fault(&t, vcpu, 9);
+	}
+	TEST_ASSERT(resolve(&t, t.vcpus[0], -EFAULT), "the first vCPU should provide the page");
+	TEST_ASSERT(!resolve(&t, t.vcpus[1], -EFAULT), "the second vCPU should find it provided");
+	for (vcpu = 0; vcpu < VCPUS; vcpu++)
+		TEST_ASSERT(run_to_completion(&t, vcpu) == fetch_code(page_gpa(&t, 9)),
+			    "vCPU %d should read what was provided", vcpu);
+	test_vm_free(&t);
+}
+
+/* Two vCPUs exit for two pages of one huge page, which is provided once. */
+CASE(two_vcpus_huge_page)
+{
+	struct test_vm t;
+	size_t pages;
+	int vcpu;
+
+	REQUIRE_FLAG();
+	pages = get_backing_src_pagesz(VM_MEM_SRC_SHARED_HUGETLB) / getpagesize();
+	t = test_vm_create(VCPUS, VM_MEM_SRC_SHARED_HUGETLB, pages, FLAG);
+	fill_page_cache(&t);
+	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
+	for (vcpu = 0; vcpu < VCPUS; vcpu++) {
+		request(&t, vcpu, ACCESS_READ, (7 + 100 * vcpu) * t.page_size);
+		run_to_memory_fault(&t, vcpu, 7 + 100 * vcpu);
+	}
+	for (vcpu = 0; vcpu < VCPUS; vcpu++)
+		TEST_ASSERT(resolve(&t, t.vcpus[vcpu], -EFAULT) == !vcpu, "the first vCPU should provide the page");
+	for (vcpu = 0; vcpu < VCPUS; vcpu++)
+		TEST_ASSERT(run_to_completion(&t, vcpu) == fetch_code(page_gpa(&t, 7 + 100 * vcpu)),
+			    "vCPU %d should read what was provided", vcpu);
+	test_vm_free(&t);
+}
+
+/*
+ * A thread sleeps on a page that a vCPU then resolves, waking no one.  The reader finds
+ * it provided, and must wake the thread all the same.
+ */
+CASE(sleeper_is_woken)
+{
+	struct test_vm t;
+	struct reader r;
+	pthread_t sleeper;
+	void *byte;
+
+	REQUIRE_FLAG();
+	t = create(1, PAGES, FLAG);
+	sleeper = start_thread(read_byte, page_hva(&t, 5));
+	wait_for_sleeper(&t);
+	access_exits(&t, ACCESS_READ, 5);
+	reader_start(&r, &t);
+	pthread_join(sleeper, &byte);
+	reader_stop(&r);
+	TEST_ASSERT(r.faults == 1 && (uintptr_t)byte == (uint8_t)fetch_code(page_gpa(&t, 5)),
+		    "the thread should have been woken once, not %lu times, and have read the page", r.faults);
+	test_vm_free(&t);
+}
+
+static struct test_vm *populated;
+
+static void *populate_page(void *hva)
+{
+	return (void *)(intptr_t)populate(populated, hva);
+}
+
+/* Populating before the page was fetched sleeps like any access, until a reader wakes it. */
+CASE(populate_is_woken)
+{
+	struct test_vm t;
+	struct reader r;
+	pthread_t sleeper;
+	void *error;
+
+	REQUIRE_FLAG();
+	t = create(1, PAGES, FLAG);
+	populated = &t;
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	run_to_memory_fault(&t, 0, 5);
+	sleeper = start_thread(populate_page, page_hva(&t, 5));
+	wait_for_sleeper(&t);
+	run_to_memory_fault(&t, 0, 5);
+	reader_start(&r, &t);
+	pthread_join(sleeper, &error);
+	reader_stop(&r);
+	TEST_ASSERT(!error, "populating should work, not fail with %ld", (intptr_t)error);
+	access_completes(&t, ACCESS_READ, 5);
+	test_vm_free(&t);
+}
+
+/* A page that was provided, but is gone again before the vCPU gets to use it. */
+CASE(gone_before_entry)
+{
+	struct test_vm t;
+
+	REQUIRE_FLAG();
+	t = create(1, PAGES, FLAG);
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	run_to_memory_fault(&t, 0, 5);
+	TEST_ASSERT(resolve(&t, t.vcpus[0], -EFAULT), "the page should not have been provided before");
+	TEST_ASSERT(!madvise(page_hva(&t, 5), t.page_size, MADV_DONTNEED), "madvise() should work");
+	run_to_memory_fault(&t, 0, 5);
+	TEST_ASSERT(!resolve(&t, t.vcpus[0], -EFAULT), "the page should not be fetched twice");
+	access_completes(&t, ACCESS_READ, 5);
+
+	/* And after it has: what KVM has mapped goes away with the page. */
+	TEST_ASSERT(!madvise(page_hva(&t, 5), t.page_size, MADV_DONTNEED), "madvise() should work");
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	run_to_memory_fault(&t, 0, 5);
+	test_vm_free(&t);
+}
+
+/* The flag is cleared while a vCPU is out: what it was told is still true. */
+CASE(cleared_during_exit)
+{
+	struct test_vm t;
+
+	REQUIRE_FLAG();
+	t = create(1, PAGES, FLAG);
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	run_to_memory_fault(&t, 0, 5);
+	test_vm_set_flags(&t, V2, 0);
+	TEST_ASSERT(resolve(&t, t.vcpus[0], -EFAULT), "the page should not have been provided before");
+	access_completes(&t, ACCESS_READ, 5);
+	test_vm_free(&t);
+}
+
+static void *run_first_vcpu(void *arg)
+{
+	return (void *)run_to_completion(arg, 0);
+}
+
+static void *set_flag(void *arg)
+{
+	test_vm_set_flags(arg, V2, FLAG);
+	return NULL;
+}
+
+/*
+ * The flag is set while a vCPU waits in userfaultfd: that access is served by the
+ * reader, and when the ioctl has returned no other one waits.
+ */
+CASE(set_while_waiting)
+{
+	pthread_t vcpu, setter;
+	struct test_vm t;
+	struct reader r;
+	void *value;
+
+	REQUIRE_FLAG();
+	t = create(1, PAGES, 0);
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	vcpu = start_thread(run_first_vcpu, &t);
+	wait_for_sleeper(&t);
+	/* It may have to wait for the vCPU, which holds KVM's SRCU. */
+	setter = start_thread(set_flag, &t);
+	reader_start(&r, &t);
+	pthread_join(vcpu, &value);
+	pthread_join(setter, NULL);
+	TEST_ASSERT((uintptr_t)value == fetch_code(page_gpa(&t, 5)), "the vCPU should read the page");
+	access_exits(&t, ACCESS_READ, 6);
+	reader_stop(&r);
+	TEST_ASSERT(r.faults == 1, "one access should have waited, not %lu", r.faults);
+	test_vm_free(&t);
+}
+
+/* The slot is deleted while a vCPU is out: its access is one to no memory at all. */
+CASE(deleted_during_exit)
+{
+	struct kvm_run *run;
+	struct test_vm t;
+	int error;
+
+	REQUIRE_FLAG();
+	t = create(1, PAGES, FLAG);
+	run = t.vcpus[0]->run;
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	run_to_memory_fault(&t, 0, 5);
+	vm_set_user_memory_region(t.vm, TEST_SLOT, 0, TEST_GPA, 0, t.hva);
+	error = run_vcpu(t.vcpus[0]);
+	TEST_ASSERT(!error && run->exit_reason == KVM_EXIT_MMIO && run->mmio.phys_addr == page_gpa(&t, 5),
+		    "the exit should be MMIO for page 5, not error %d, %s", error, exit_reason_str(run->exit_reason));
+	/* For the library to delete */
+	test_vm_set_flags(&t, V1, FLAG);
+	test_vm_free(&t);
+}
+
+/* Without the userfaultfd the flag still means what it does, until it is cleared. */
+CASE(unregistered_first)
+{
+	struct test_vm t;
+
+	REQUIRE_FLAG();
+	t = create(1, PAGES, FLAG);
+	close(t.uffd);
+	t.uffd = -1;
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	run_to_memory_fault(&t, 0, 5);
+	TEST_ASSERT(!populate(&t, page_hva(&t, 5)), "populating should work");
+	access_completes(&t, ACCESS_READ, 5);
+	test_vm_set_flags(&t, V1, 0);
+	access_completes(&t, ACCESS_READ, 6);
+	test_vm_free(&t);
+}
+
+/*
+ * An EFAULT that is not annotated, after one that was: the old reason must not be there
+ * any more.  On x86 it is annotated as well; that no memory is mapped is no exception.
+ */
+CASE(no_stale_exit_reason)
+{
+	struct test_vm t;
+	int r;
+
+	REQUIRE_FLAG();
+	t = create(1, PAGES, FLAG);
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	run_to_memory_fault(&t, 0, 5);
+	TEST_ASSERT(!munmap(t.hva, t.pages * t.page_size), "munmap() should work");
+	/* As a VMM calls it, nothing preset */
+	r = __vcpu_run(t.vcpus[0]);
+	TEST_ASSERT(r == -1 && errno == EFAULT, "KVM_RUN should fail with EFAULT, not return %d, errno %d", r, errno);
+#ifdef __x86_64__
+	check_memory_fault(&t, 0, -EFAULT, 5);
+#else
+	r = t.vcpus[0]->run->exit_reason;
+	TEST_ASSERT(r == KVM_EXIT_UNKNOWN, "no reason should be left, not %s", exit_reason_str(r));
+#endif
+	_exit(0);	/* the library would unmap the memory once more */
+}
+
+/* --- stress --- */
+
+static int seconds_of_stress(void)
+{
+	const char *text = getenv("stress");
+
+	return text ? atoi(text) : 1;
+}
+
+/* xorshift; each thread has its own, from the seed that is printed. */
+static uint64_t seed_of(int thread)
+{
+	const char *text = getenv("seed");
+	uint64_t seed = text ? strtoull(text, NULL, 0) : 1;
+
+	if (!thread)
+		printf("seed=%lu\n", seed);
+	return (seed + thread) * 0x9e3779b97f4a7c15ull | 1;
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+struct stress;
+
+/* What is done to the memory, over and over, while vCPUs access it. */
+typedef void (*disturbance)(struct stress *s, uint64_t random);
+
+struct worker {
+	struct stress *s;
+	int vcpu;
+	pthread_t thread;
+	uint64_t random;
+	uint64_t accesses, exits;
+	uint64_t *counts;	/* how often this vCPU has written to each page */
+};
+
+struct stress {
+	struct test_vm t;
+	disturbance disturb;
+	volatile bool stop;
+	bool vma_may_be_missing, slot_may_be_missing;
+	struct worker workers[VCPUS];
+	uint64_t disturbances;
+};
+
+/* Where each vCPU counts its own writes, in every page */
+#define COUNTER(vcpu)	(64 + 8 * (vcpu))
+
+static uint64_t guest_increment(uint64_t gva)
+{
+	uint64_t value = READ_ONCE(*(uint64_t *)gva) + 1;
+
+	WRITE_ONCE(*(uint64_t *)gva, value);
+	return value;
+}
+
+/* Do what the access to a missing slot would have done: the VMM knows the memory. */
+static void emulate(struct worker *w, struct kvm_run *run)
+{
+	char *memory = w->s->t.alias + (run->mmio.phys_addr - TEST_GPA);
+
+	TEST_ASSERT(w->s->slot_may_be_missing, "the slot is there, but gpa 0x%llx exits as MMIO", run->mmio.phys_addr);
+	if (run->mmio.is_write)
+		memcpy(memory, run->mmio.data, run->mmio.len);
+	else
+		memcpy(run->mmio.data, memory, run->mmio.len);
+}
+
+static void repair(struct worker *w, struct kvm_vcpu *vcpu, int error)
+{
+	struct test_vm *t = &w->s->t;
+	int r;
+
+	w->exits++;
+	/* arm64 doesn't annotate that nothing is mapped. */
+	if (w->s->vma_may_be_missing && error == -EFAULT && vcpu->run->exit_reason == KVM_EXIT_UNKNOWN)
+		return;
+	if (t->uffd >= 0) {
+		resolve(t, vcpu, error);
+		return;
+	}
+	TEST_ASSERT(error == -EFAULT && vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT,
+		    "KVM_RUN returns %d, exit reason %s", error, exit_reason_str(vcpu->run->exit_reason));
+	r = populate(t, t->hva + (vcpu->run->memory_fault.gpa - TEST_GPA));
+	TEST_ASSERT(!r || (w->s->vma_may_be_missing && r == -ENOMEM), "populating fails with %d", r);
+}
+
+static uint64_t run_repaired(struct worker *w)
+{
+	struct kvm_vcpu *vcpu = w->s->t.vcpus[w->vcpu];
+	int error;
+
+	for (;;) {
+		error = run_vcpu(vcpu);
+		if (error)
+			repair(w, vcpu, error);
+		else if (vcpu->run->exit_reason == KVM_EXIT_MMIO)
+			emulate(w, vcpu->run);
+		else
+			return completion(&w->s->t, w->vcpu);
+	}
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct worker *w = arg;
+	struct test_vm *t = &w->s->t;
+	uint64_t random, value, want;
+	size_t page;
+
+	while (!w->s->stop) {
+		random = next_random(&w->random);
+		page = (random >> 8) % t->pages;
+		if (random & 1) {
+			request(t, w->vcpu, ACCESS_READ, page * t->page_size);
+			want = fetch_code(page_gpa(t, page));
+		} else {
+			request_call(t, w->vcpu, guest_increment, page * t->page_size + COUNTER(w->vcpu));
+			want = ++w->counts[page];
+		}
+		value = run_repaired(w);
+		TEST_ASSERT(value == want, "vCPU %d, access %lu, page %zu: 0x%lx instead of 0x%lx",
+			    w->vcpu, w->accesses, page, value, want);
+		w->accesses++;
+	}
+	return NULL;
+}
+
+static void *disturb_main(void *arg)
+{
+	struct stress *s = arg;
+	uint64_t random = seed_of(VCPUS);
+
+	while (!s->stop) {
+		s->disturb(s, next_random(&random));
+		s->disturbances++;
+	}
+	return NULL;
+}
+
+static void heartbeat(struct stress *s)
+{
+	int second;
+
+	for (second = 0; second < seconds_of_stress(); second++) {
+		sleep(1);
+		printf("%d s: accesses %lu + %lu, exits %lu + %lu, disturbances %lu\n", second + 1,
+		       s->workers[0].accesses, s->workers[1].accesses,
+		       s->workers[0].exits, s->workers[1].exits, s->disturbances);
+		fflush(stdout);
+	}
+}
+
+static void start_vcpus(struct stress *s)
+{
+	int i;
+
+	for (i = 0; i < VCPUS; i++) {
+		s->workers[i] = (struct worker){ .s = s, .vcpu = i, .random = seed_of(i),
+						 .counts = calloc(s->t.pages, sizeof(uint64_t)) };
+		s->workers[i].thread = start_thread(vcpu_main, &s->workers[i]);
+	}
+}
+
+/* Nothing was lost, nobody was stuck. */
+static void finish(struct stress *s)
+{
+	size_t page;
+	int i;
+
+	for (i = 0; i < VCPUS; i++)
+		pthread_join(s->workers[i].thread, NULL);
+	for (i = 0; i < VCPUS; i++) {
+		TEST_ASSERT(s->workers[i].accesses, "vCPU %d should have got somewhere", i);
+		for (page = 0; page < s->t.pages; page++)
+			TEST_ASSERT(*(uint64_t *)(page_hva(&s->t, page) + COUNTER(i)) == s->workers[i].counts[page],
+				    "page %zu should have what vCPU %d wrote", page, i);
+	}
+	TEST_ASSERT(s->disturbances, "nothing was disturbed");
+}
+
+static void run_stress(struct stress *s)
+{
+	struct reader r;
+	pthread_t disturber;
+
+	if (s->t.uffd >= 0)
+		reader_start(&r, &s->t);
+	start_vcpus(s);
+	disturber = start_thread(disturb_main, s);
+	heartbeat(s);
+	s->stop = true;
+	pthread_join(disturber, NULL);
+	finish(s);
+	if (s->t.uffd >= 0)
+		reader_stop(&r);
+	test_vm_free(&s->t);
+}
+
+/* The flag and dirty logging come and go under running vCPUs; memory comes and goes too. */
+static void disturb_flags(struct stress *s, uint64_t random)
+{
+	size_t page = (random >> 8) % s->t.pages;
+
+	test_vm_set_flags(&s->t, random & 1 ? V1 : V2, (random & 2 ? FLAG : 0) |
+			  (random & 4 ? KVM_MEM_LOG_DIRTY_PAGES : 0));
+	TEST_ASSERT(!madvise(page_hva(&s->t, page), s->t.page_size, MADV_DONTNEED), "madvise() should work");
+}
+
+CASE(race_toggle)
+{
+	struct stress s = { .disturb = disturb_flags };
+
+	REQUIRE_FLAG();
+	s.t = create(VCPUS, PAGES, FLAG);
+	run_stress(&s);
+}
+
+/* vCPUs, a reader and other threads provide the same pages, which others take away. */
+static void disturb_userfaultfd(struct stress *s, uint64_t random)
+{
+	size_t page = (random >> 8) % s->t.pages;
+
+	if (random & 1)
+		TEST_ASSERT(!madvise(page_hva(&s->t, page), s->t.page_size, MADV_DONTNEED), "madvise() should work");
+	else
+		TEST_ASSERT(READ_ONCE(*(uint64_t *)page_hva(&s->t, page)) == fetch_code(page_gpa(&s->t, page)),
+			    "page %zu should have its contents", page);
+}
+
+CASE(race_userfaultfd)
+{
+	struct stress s = { .disturb = disturb_userfaultfd };
+
+	REQUIRE_FLAG();
+	s.t = create(VCPUS, PAGES, FLAG);
+	run_stress(&s);
+}
+
+static void disturb_slot(struct stress *s, uint64_t random)
+{
+	vm_set_user_memory_region(s->t.vm, TEST_SLOT, 0, TEST_GPA, 0, s->t.hva);
+	test_vm_set_flags(&s->t, V1, random & 1 ? FLAG : 0);
+}
+
+CASE(race_delete)
+{
+	struct stress s = { .disturb = disturb_slot, .slot_may_be_missing = true };
+
+	REQUIRE_FLAG();
+	s.t = create(VCPUS, PAGES, FLAG);
+	run_stress(&s);
+}
+
+/* Address space to move to, which nobody else is given */
+static char *spare;
+
+/* The mapping moves away and back; in between nothing is mapped there. */
+static void disturb_mapping(struct stress *s, uint64_t random)
+{
+	size_t size = s->t.pages * s->t.page_size;
+	void *elsewhere = mremap(s->t.hva, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, spare);
+
+	TEST_ASSERT(elsewhere != MAP_FAILED &&
+		    mremap(elsewhere, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, s->t.hva) == s->t.hva,
+		    "mremap() should work, errno %d", errno);
+}
+
+CASE(race_mremap)
+{
+	struct stress s = { .disturb = disturb_mapping, .vma_may_be_missing = true };
+
+	REQUIRE_FLAG();
+	spare = mmap(NULL, PAGES * getpagesize(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	s.t = test_vm_create(VCPUS, VM_MEM_SRC_SHMEM, PAGES, FLAG);
+	fill_page_cache(&s.t);
+	run_stress(&s);
+}
+
+/* Pages become shared with a child, and so read-only, again and again. */
+static void disturb_by_fork(struct stress *s, uint64_t random)
+{
+	pid_t child = fork();
+
+	TEST_ASSERT(child >= 0, "fork() should work");
+	if (!child)
+		_exit(0);
+	TEST_ASSERT(waitpid(child, NULL, 0) == child, "waitpid() should work");
+}
+
+CASE(race_fork)
+{
+	struct stress s = { .disturb = disturb_by_fork };
+	size_t page;
+
+	REQUIRE_FLAG();
+	s.t = test_vm_create(VCPUS, VM_MEM_SRC_ANONYMOUS, PAGES, FLAG);
+	for (page = 0; page < s.t.pages; page++)
+		write_page(page_hva(&s.t, page), page_gpa(&s.t, page));
+	run_stress(&s);
+}
+
+/* --- what must not exit --- */
+
+static volatile bool stop_zapping;
+
+static void *zap_last_page(void *arg)
+{
+	struct test_vm *t = arg;
+	char *last = page_hva(t, t->pages - 1);
+
+	while (!stop_zapping)
+		TEST_ASSERT(!madvise(last, t->page_size, MADV_POPULATE_WRITE) &&
+			    !madvise(last, t->page_size, MADV_DONTNEED), "madvise() should work");
+	return NULL;
+}
+
+/*
+ * Pages that are mapped all the time don't exit, though an invalidation elsewhere makes
+ * KVM look each of them up again now and then: it retries by itself.
+ */
+CASE(present_despite_invalidation)
+{
+	pthread_t zapper;
+	struct test_vm t;
+	size_t page;
+	int round;
+
+	REQUIRE_FLAG();
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 128, FLAG);
+	for (page = 0; page < t.pages; page++)
+		write_page(page_hva(&t, page), page_gpa(&t, page));
+	zapper = start_thread(zap_last_page, &t);
+	for (round = 0; round < 4; round++) {
+		for (page = 0; page < t.pages - 1; page++)
+			access_completes(&t, ACCESS_READ, page);
+		/* A slot made anew has no mappings left. */
+		vm_set_user_memory_region(t.vm, TEST_SLOT, 0, TEST_GPA, 0, t.hva);
+		test_vm_set_flags(&t, V1, FLAG);
+	}
+	stop_zapping = true;
+	pthread_join(zapper, NULL);
+	test_vm_free(&t);
+}
+
+struct runner {
+	struct test_vm *t;
+	pthread_barrier_t *barrier;
+	int vcpu;
+	pthread_t thread;
+	uint64_t provided;
+};
+
+static void *run_all_pages(void *arg)
+{
+	struct runner *r = arg;
+	struct kvm_vcpu *vcpu = r->t->vcpus[r->vcpu];
+	size_t page;
+	int error;
+
+	for (page = 0; page < r->t->pages; page++) {
+		request(r->t, r->vcpu, ACCESS_READ, page * r->t->page_size);
+		/* All at once for the same page, each time. */
+		pthread_barrier_wait(r->barrier);
+		while ((error = run_vcpu(vcpu))) {
+			check_memory_fault(r->t, r->vcpu, error, page);
+			r->provided += resolve(r->t, vcpu, error);
+		}
+		TEST_ASSERT(completion(r->t, r->vcpu) == fetch_code(page_gpa(r->t, page)),
+			    "vCPU %d should read the contents of page %zu", r->vcpu, page);
+	}
+	return NULL;
+}
+
+/* vCPUs race for the same pages: each page is provided exactly once, nobody hangs. */
+CASE(race_one_page)
+{
+	struct runner runners[VCPUS] = {};
+	pthread_barrier_t barrier;
+	struct test_vm t;
+	uint64_t provided = 0;
+	int i;
+
+	REQUIRE_FLAG();
+	t = create(VCPUS, 256, FLAG);
+	pthread_barrier_init(&barrier, NULL, VCPUS);
+	for (i = 0; i < VCPUS; i++) {
+		runners[i] = (struct runner){ .t = &t, .barrier = &barrier, .vcpu = i };
+		runners[i].thread = start_thread(run_all_pages, &runners[i]);
+	}
+	for (i = 0; i < VCPUS; i++) {
+		pthread_join(runners[i].thread, NULL);
+		provided += runners[i].provided;
+	}
+	TEST_ASSERT(provided == t.pages, "%zu pages should be provided once each, not %lu times",
+		    t.pages, provided);
+	test_vm_free(&t);
+}

@@ -1,0 +1,523 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a page behind a memslot can be like, and what a vCPU's access to it does with
+ * and without KVM_MEM_ABSENT_MAPPING_FAULT.  Under the flag KVM uses a page only if it
+ * is mapped writable at that moment, also for reads.  So some states exit until the
+ * page is populated for writing, and some for ever: api.rst says so, and the cases
+ * below say which, so that a kernel that serves one of them is noticed.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+#define FLAG	KVM_MEM_ABSENT_MAPPING_FAULT
+#define PAGES	16
+#define READ	(1u << ACCESS_READ)
+#define WRITE	(1u << ACCESS_WRITE)
+#define FETCH	(1u << ACCESS_FETCH)
+#define ALL	(READ | WRITE | FETCH)
+
+struct state {
+	enum vm_mem_backing_src_type backing;
+	/* Bring all pages, which have the contents of write_page(), into the state. */
+	void (*enter)(struct test_vm *t);
+	unsigned int tried;	/* which accesses make sense */
+	unsigned int unflagged;	/* which of them complete without the flag */
+	unsigned int flagged;	/* and with it; the others exit */
+	int populate;		/* what populate() returns: zero cures */
+	bool lost;		/* the contents have become zero */
+	bool read_cures;	/* MADV_POPULATE_READ does as well */
+};
+
+static void completes(struct test_vm *t, const struct state *s, enum access access, size_t page)
+{
+	uint64_t value;
+
+	if (!s->lost)
+		return access_completes(t, access, page);
+	request(t, 0, access, page * t->page_size);
+	value = run_to_completion(t, 0);
+	TEST_ASSERT(access == ACCESS_WRITE ? *(uint64_t *)page_hva(t, page) == value : !value,
+		    "page %zu should be zero, or what was written, not 0x%lx", page, value);
+}
+
+static void exits(struct test_vm *t, const struct state *s, enum access access, size_t page)
+{
+	int r;
+
+	request(t, 0, access, page * t->page_size);
+	run_to_memory_fault(t, 0, page);
+	if (!s->read_cures) {
+		madvise(page_hva(t, page), t->page_size, MADV_POPULATE_READ);
+		run_to_memory_fault(t, 0, page);
+	}
+	r = populate(t, page_hva(t, page));
+	TEST_ASSERT(r == s->populate, "MADV_POPULATE_WRITE should return %d, not %d", s->populate, r);
+	if (r)
+		run_to_memory_fault(t, 0, page);
+	else
+		completes(t, s, access, page);
+}
+
+/* A VM for each access: a vCPU whose access cannot complete does nothing else. */
+static void check(const struct state *s, enum access access, uint32_t flags)
+{
+	unsigned int complete = flags ? s->flagged : s->unflagged;
+	struct test_vm t;
+	size_t page;
+
+	t = test_vm_create(1, s->backing, PAGES, flags);
+	for (page = 0; page < t.pages; page++)
+		write_page(page_hva(&t, page), page_gpa(&t, page));
+	s->enter(&t);
+	if (complete & 1 << access)
+		completes(&t, s, access, 1);
+	else
+		exits(&t, s, access, 1);
+	test_vm_free(&t);
+}
+
+static void check_state(struct state s)
+{
+	enum access access;
+
+	REQUIRE_FLAG();
+	for (access = ACCESS_READ; access <= ACCESS_FETCH; access++) {
+		if (!(s.tried & 1 << access))
+			continue;
+		check(&s, access, 0);
+		check(&s, access, FLAG);
+	}
+}
+
+/* --- states that populating for writing cures --- */
+
+static void enter_zero_page(struct test_vm *t)
+{
+	TEST_ASSERT(!madvise(t->hva, t->pages * t->page_size, MADV_DONTNEED) &&
+		    !madvise(t->hva, t->pages * t->page_size, MADV_POPULATE_READ), "madvise() should work");
+}
+
+CASE(state_zero_page)
+{
+	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_zero_page, READ | WRITE,
+				    .unflagged = READ | WRITE, .lost = true });
+}
+
+static void write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	TEST_ASSERT(fd >= 0 && write(fd, text, strlen(text)) == strlen(text),
+		    "writing %s to %s should work, errno %d", text, path, errno);
+	close(fd);
+}
+
+static long read_number(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	long value;
+
+	TEST_ASSERT(f && fscanf(f, "%ld", &value) == 1, "%s should hold a number", path);
+	fclose(f);
+	return value;
+}
+
+/* Merge each page with a twin.  The merged page is read-only, in both mappings. */
+static void enter_ksm(struct test_vm *t)
+{
+	size_t size = t->pages * t->page_size;
+	char *twin = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	TEST_ASSERT(twin != MAP_FAILED, "mmap() should work");
+	memcpy(twin, t->hva, size);
+	TEST_ASSERT(!madvise(t->hva, size, MADV_MERGEABLE) && !madvise(twin, size, MADV_MERGEABLE),
+		    "madvise() should work");
+	/* Pages of VMs that were here before don't count. */
+	write_file("/sys/kernel/mm/ksm/run", "2");
+	write_file("/sys/kernel/mm/ksm/sleep_millisecs", "1");
+	write_file("/sys/kernel/mm/ksm/run", "1");
+	while (read_number("/sys/kernel/mm/ksm/pages_sharing") < t->pages)
+		usleep(1000);
+	write_file("/sys/kernel/mm/ksm/run", "0");
+}
+
+CASE(state_ksm)
+{
+	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_ksm, ALL, .unflagged = ALL });
+	write_file("/sys/kernel/mm/ksm/run", "2");
+}
+
+/* A child keeps the pages shared, and so read-only, until this process ends. */
+static void enter_fork(struct test_vm *t)
+{
+	pid_t child = fork();
+
+	TEST_ASSERT(child >= 0, "fork() should work");
+	while (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		pause();
+	}
+}
+
+CASE(state_fork)
+{
+	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_fork, ALL, .unflagged = ALL });
+}
+
+/* UFFDIO_CONTINUE maps the page cache's page read-only into a private mapping. */
+static void enter_private_memfd(struct test_vm *t)
+{
+	size_t page, size = t->pages * t->page_size;
+	int fd = memfd_create("private", 0);
+
+	TEST_ASSERT(write(fd, t->hva, size) == size, "a memfd should be writable");
+	TEST_ASSERT(mmap(t->hva, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) == t->hva,
+		    "mmap() should work");
+	uffd_register(t, UFFDIO_REGISTER_MODE_MINOR);
+	for (page = 0; page < t->pages; page++)
+		TEST_ASSERT(!provide(t, page_hva(t, page), false), "UFFDIO_CONTINUE should work");
+}
+
+CASE(state_private_memfd)
+{
+	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_private_memfd, ALL, .unflagged = ALL });
+}
+
+/* A hole in shared memory: what was there is gone, for KVM as for everyone. */
+static void enter_punched(struct test_vm *t)
+{
+	TEST_ASSERT(!madvise(t->hva, t->pages * t->page_size, MADV_REMOVE), "madvise() should work");
+}
+
+CASE(state_punched)
+{
+	check_state((struct state){ VM_MEM_SRC_SHMEM, enter_punched, READ | WRITE,
+				    .unflagged = READ | WRITE, .lost = true, .read_cures = true });
+}
+
+#define PM_SWAPPED	(1ull << 62)
+
+static bool all_swapped_out(struct test_vm *t)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	uint64_t entries[PAGES];
+	size_t i, n = 0;
+
+	TEST_ASSERT(pread(fd, entries, sizeof(entries), (uintptr_t)t->hva / t->page_size * 8) ==
+		    sizeof(entries), "pagemap should be readable");
+	close(fd);
+	for (i = 0; i < PAGES; i++)
+		n += !!(entries[i] & PM_SWAPPED);
+	return n == PAGES;
+}
+
+#define SWAP_DEVICE	"/dev/ram0"
+
+/* What mkswap does, for a device of 4 MiB */
+static void swap_on(void)
+{
+	char header[4096] = {};
+	uint32_t *info = (uint32_t *)(header + 1024);
+	int fd = open(SWAP_DEVICE, O_WRONLY);
+
+	info[0] = 1;			/* version */
+	info[1] = 1000;			/* last page */
+	memcpy(header + sizeof(header) - 10, "SWAPSPACE2", 10);
+	TEST_ASSERT(write(fd, header, sizeof(header)) == sizeof(header), SWAP_DEVICE " should be writable");
+	close(fd);
+	TEST_ASSERT(!swapon(SWAP_DEVICE, 0), "swapon() should work, errno %d", errno);
+}
+
+static void enter_swapped(struct test_vm *t)
+{
+	/* Pages that another CPU has just put on a list of its own can't be reclaimed yet. */
+	while (!all_swapped_out(t)) {
+		TEST_ASSERT(!madvise(t->hva, t->pages * t->page_size, MADV_PAGEOUT), "madvise() should work");
+		usleep(1000);
+	}
+}
+
+CASE(state_swapped)
+{
+	REQUIRE_FLAG();
+	swap_on();
+	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_swapped, ALL, .unflagged = ALL,
+				    .read_cures = true });
+	TEST_ASSERT(!swapoff(SWAP_DEVICE), "swapoff() should work");
+}
+
+/* --- states that nothing cures, as documented: they must not get the flag --- */
+
+static void protect(struct test_vm *t, int prot)
+{
+	TEST_ASSERT(!mprotect(t->hva, t->pages * t->page_size, prot), "mprotect() should work");
+}
+
+static void enter_prot_read(struct test_vm *t)
+{
+	protect(t, PROT_READ);
+}
+
+/* A writable slot over a read-only mapping, which VMMs use, works without the flag only. */
+CASE(state_prot_read)
+{
+	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_prot_read, ALL,
+				    .unflagged = READ | FETCH, .populate = -EINVAL });
+}
+
+/* The entries in the page table are those of NUMA balancing. */
+static void enter_prot_none(struct test_vm *t)
+{
+	protect(t, PROT_NONE);
+}
+
+CASE(state_prot_none)
+{
+	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_prot_none, ALL, .populate = -EINVAL });
+}
+
+static void enter_truncated(struct test_vm *t)
+{
+	TEST_ASSERT(!ftruncate(memslot2region(t->vm, TEST_SLOT)->fd, 0), "ftruncate() should work");
+}
+
+CASE(state_truncated)
+{
+	check_state((struct state){ VM_MEM_SRC_SHMEM, enter_truncated, ALL, .populate = -EFAULT });
+}
+
+/* Nobody but its owner may look such memory up, and KVM isn't the owner. */
+static void enter_secretmem(struct test_vm *t)
+{
+	size_t page, size = t->pages * t->page_size;
+	int fd = syscall(__NR_memfd_secret, 0);
+
+	TEST_ASSERT(fd >= 0 && !ftruncate(fd, size), "memfd_secret() should work, errno %d", errno);
+	TEST_ASSERT(mmap(t->hva, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == t->hva,
+		    "mmap() should work");
+	for (page = 0; page < t->pages; page++)
+		write_page(page_hva(t, page), page_gpa(t, page));
+}
+
+CASE(state_secretmem)
+{
+	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_secretmem, ALL, .populate = -EINVAL });
+}
+
+/* Registers of a virtio device, which say who they are.  Returns the physical address. */
+static off_t find_device(void)
+{
+	FILE *f = fopen("/proc/iomem", "r");
+	unsigned long start = 0;
+	char line[256];
+
+	while (f && fgets(line, sizeof(line), f) && !(strstr(line, "virtio") && sscanf(line, "%lx", &start) == 1))
+		;
+	fclose(f);
+	TEST_ASSERT(start, "/proc/iomem should have a virtio device");
+	return start;
+}
+
+static uint64_t guest_read32(uint64_t gva)
+{
+	return READ_ONCE(*(uint32_t *)gva);
+}
+
+/* Memory without a struct page is found by the slow lookup only. */
+CASE(state_pfnmap)
+{
+	off_t device = find_device();
+	int fd = open("/dev/mem", O_RDWR | O_SYNC);
+	struct test_vm t;
+	int r;
+
+	REQUIRE_FLAG();
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, PAGES, 0);
+	TEST_ASSERT(mmap(t.hva, t.page_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+			 device & ~(t.page_size - 1)) == t.hva, "mmap() of /dev/mem should work, errno %d", errno);
+	request_call(&t, 0, guest_read32, device & (t.page_size - 1));
+	TEST_ASSERT(run_to_completion(&t, 0) == 0x74726976, "the guest should read \"virt\"");
+
+	/* A slot made anew has no mappings left. */
+	vm_set_user_memory_region(t.vm, TEST_SLOT, 0, TEST_GPA, 0, t.hva);
+	test_vm_set_flags(&t, V1, FLAG);
+	request_call(&t, 0, guest_read32, device & (t.page_size - 1));
+	run_to_memory_fault(&t, 0, 0);
+	r = populate(&t, t.hva);
+	TEST_ASSERT(r == -EINVAL, "MADV_POPULATE_WRITE should return -EINVAL, not %d", r);
+	run_to_memory_fault(&t, 0, 0);
+	test_vm_free(&t);
+}
+
+/* --- states with an owner: userfaultfd, or the memory failure code --- */
+
+/* A page that userfaultfd protects against writing can't be used, even for reading. */
+CASE(state_write_protected)
+{
+	struct uffdio_writeprotect wp = { .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+	struct test_vm t;
+
+	REQUIRE_FLAG();
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, PAGES, FLAG);
+	write_page(page_hva(&t, 1), page_gpa(&t, 1));
+	uffd_register(&t, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+	wp.range = (struct uffdio_range){ (uintptr_t)page_hva(&t, 1), t.page_size };
+	TEST_ASSERT(!ioctl(t.uffd, UFFDIO_WRITEPROTECT, &wp), "UFFDIO_WRITEPROTECT should work");
+	request(&t, 0, ACCESS_READ, t.page_size);
+	run_to_memory_fault(&t, 0, 1);
+	TEST_ASSERT(provide(&t, page_hva(&t, 1), false) == -EEXIST, "the page should be there");
+	run_to_memory_fault(&t, 0, 1);
+	wp.mode = UFFDIO_WRITEPROTECT_MODE_DONTWAKE;
+	TEST_ASSERT(!ioctl(t.uffd, UFFDIO_WRITEPROTECT, &wp), "UFFDIO_WRITEPROTECT should work");
+	access_completes(&t, ACCESS_READ, 1);
+	access_completes(&t, ACCESS_WRITE, 1);
+	test_vm_free(&t);
+}
+
+static volatile struct { int count, code; void *address; } sigbus;
+
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+	sigbus.count++;
+	sigbus.code = info->si_code;
+	sigbus.address = info->si_addr;
+}
+
+/*
+ * Without the flag KVM sends SIGBUS; under it the page is one that cannot be used like
+ * any other, and populating it says why.
+ */
+static void check_poison(void (*enter)(struct test_vm *t), uint32_t flags)
+{
+	struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+	struct test_vm t;
+	int r;
+
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, PAGES, flags);
+	TEST_ASSERT(!sigaction(SIGBUS, &action, NULL), "sigaction() should work");
+	enter(&t);
+	sigbus.count = 0;
+	request(&t, 0, ACCESS_READ, 2 * t.page_size);
+	if (flags) {
+		run_to_memory_fault(&t, 0, 2);
+		r = populate(&t, page_hva(&t, 2));
+		TEST_ASSERT(r == -EHWPOISON, "MADV_POPULATE_WRITE should return -EHWPOISON, not %d", r);
+		run_to_memory_fault(&t, 0, 2);
+		TEST_ASSERT(!sigbus.count, "there should be no SIGBUS");
+	} else {
+		r = __vcpu_run(t.vcpus[0]);
+		TEST_ASSERT(r == -1 && errno == EINTR, "KVM_RUN should be interrupted, errno %d", errno);
+		TEST_ASSERT(sigbus.count && sigbus.code == BUS_MCEERR_AR && sigbus.address == page_hva(&t, 2),
+			    "SIGBUS should be about %p, not %p, code %d", page_hva(&t, 2), sigbus.address, sigbus.code);
+	}
+	test_vm_free(&t);
+}
+
+static void enter_poison_marker(struct test_vm *t)
+{
+	struct uffdio_poison poison = { .range = { (uintptr_t)page_hva(t, 2), t->page_size } };
+
+	uffd_register(t, UFFDIO_REGISTER_MODE_MISSING);
+	TEST_ASSERT(!ioctl(t->uffd, UFFDIO_POISON, &poison), "UFFDIO_POISON should work, errno %d", errno);
+}
+
+CASE(state_poison_marker)
+{
+	REQUIRE_FLAG();
+	check_poison(enter_poison_marker, 0);
+	check_poison(enter_poison_marker, FLAG);
+}
+
+static void enter_hwpoison(struct test_vm *t)
+{
+	write_page(page_hva(t, 2), page_gpa(t, 2));
+	TEST_ASSERT(!madvise(page_hva(t, 2), t->page_size, MADV_HWPOISON), "madvise() should work, errno %d", errno);
+}
+
+CASE(state_hwpoison)
+{
+	REQUIRE_FLAG();
+	check_poison(enter_hwpoison, 0);
+	check_poison(enter_hwpoison, FLAG);
+}
+
+/* --- absent and present, whatever the memory is --- */
+
+/*
+ * Each access, absent first, then present.  The VMM provides a page by writing to it.
+ */
+static void check_backing(enum vm_mem_backing_src_type backing)
+{
+	enum access access;
+	struct test_vm t;
+	size_t granule, page;
+
+	REQUIRE_FLAG();
+	granule = get_backing_src_pagesz(backing) / getpagesize();
+	t = test_vm_create(1, backing, 4 * granule, FLAG);
+	for (access = ACCESS_READ; access <= ACCESS_FETCH; access++) {
+		/* Not the first page of a huge one, nor of the slot */
+		page = access * granule + granule / 2;
+		request(&t, 0, access, page * t.page_size);
+		run_to_memory_fault(&t, 0, page);
+		write_page(page_hva(&t, page), page_gpa(&t, page));
+		access_completes(&t, access, page);
+		access_completes(&t, ACCESS_WRITE, page);
+	}
+	test_vm_free(&t);
+}
+
+CASE(backing_anon)
+{
+	check_backing(VM_MEM_SRC_ANONYMOUS);
+}
+
+CASE(backing_shmem)
+{
+	check_backing(VM_MEM_SRC_SHMEM);
+}
+
+CASE(backing_thp)
+{
+	check_backing(VM_MEM_SRC_ANONYMOUS_THP);
+}
+
+CASE(backing_hugetlb)
+{
+	check_backing(VM_MEM_SRC_ANONYMOUS_HUGETLB);
+}
+
+/* The flag is no reason to map less at once: one fault for all of a huge page. */
+CASE(huge_mapping)
+{
+	const enum vm_mem_backing_src_type backing = VM_MEM_SRC_ANONYMOUS_THP;
+	uint64_t exits;
+	struct test_vm t;
+	size_t pages;
+
+	REQUIRE_FLAG();
+	pages = get_backing_src_pagesz(backing) / getpagesize();
+	t = test_vm_create(1, backing, pages, FLAG);
+	TEST_ASSERT(!madvise(t.hva, pages * t.page_size, MADV_POPULATE_WRITE), "madvise() should work");
+	exits = vcpu_exits(t.vcpus[0]);
+	request_pages(&t, 0, ACCESS_READ, 0, pages);
+	run_to_completion(&t, 0);
+	exits = vcpu_exits(t.vcpus[0]) - exits;
+	/* The guest's page tables and the ucall take some, and a tick may. */
+	TEST_ASSERT(exits < pages / 8, "%zu pages of one huge page took %lu exits", pages, exits);
+	test_vm_free(&t);
+}
