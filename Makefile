@@ -16,6 +16,9 @@ ACCEL   ?= tcg
 QEMU    ?=
 TIMEOUT ?=
 CPUS    ?= 2
+SEED    ?=
+STRESS  ?=
+OPS     ?=
 V       ?= 0
 O       ?= build
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kvm-fast-only
@@ -69,7 +72,7 @@ endif
 OUT := $(O)/$(BASE)
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
-export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS CONFIG BASE SERIES CASES OUT RESULTS
+export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS CONFIG BASE SERIES CASES OUT RESULTS
 
 .PHONY: help deps check bench images check-harness check-series shell clean reference
 
@@ -128,5 +131,5 @@ deps:
 
 help:
 	@cat ci/help.txt
-	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS O V JOBS CACHE RESULTS \
+	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS O V JOBS CACHE RESULTS \
 		LLVM CROSS_COMPILE, printf '  %-13s = %s\n' $(k) '$($(k))';)

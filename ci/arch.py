@@ -34,6 +34,26 @@ class Arch:
     modes: tuple
 
 
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What goes with a kernel configuration of CONFIG=, if it is not the usual one."""
+    name: str = ""
+    append: str = ""
+    scale: int = 1        # of time limits, on top of the architecture's
+    memory_mb: int = 2048  # dirty_log_test maps 1 GiB and a bitmap beside it
+
+
+def load_config(name, root=ROOT):
+    path = root / "guest-images" / f"{name}.facts"
+    if not name or not path.exists():
+        return Config(name)
+    facts = read_facts(path)
+    try:
+        return Config(name, facts["append"], int(facts["scale"]), int(facts["memory_mb"]))
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"{path}: want append, scale and memory_mb: {error}") from None
+
+
 def read_facts(path):
     """The "name = value" lines of a file, as a dict.  Anything else is an error."""
     facts = {}

@@ -19,7 +19,7 @@ import sys
 import time
 
 import ktap
-from arch import Arch, BadInput, Mode
+from arch import Arch, BadInput, Config, Mode
 from step import LOG_SECONDS, TTY_SECONDS, show
 
 # From the start of QEMU to the plan; emulated guests take 2 to 4 seconds.
@@ -27,8 +27,6 @@ BOOT_SECONDS = 90
 # On top of the limit that the guest itself enforces for a case, and from the end
 # record to the end of QEMU.  init.c takes 20 s to give up on a case it can't kill.
 GRACE_SECONDS = 45
-# dirty_log_test maps 1 GiB and a bitmap beside it.
-MEMORY_MB = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +44,8 @@ class Request:
     icount: bool = False
     qemu: str = ""       # the binary
     timeout: int = 0     # seconds a case, instead of its own limit; not scaled
+    config: Config = Config()
+    environment: tuple = ()   # name=value, for the cases: seed, stress, ops
 
     @property
     def name(self):
@@ -53,7 +53,11 @@ class Request:
 
     @property
     def scale(self):
-        return self.arch.scale_tcg if self.accel == "tcg" else 1
+        return self.config.scale * (self.arch.scale_tcg if self.accel == "tcg" else 1)
+
+    @property
+    def coverage(self):
+        return self.config.name == "gcov"
 
 
 @dataclasses.dataclass
@@ -83,6 +87,7 @@ def clock_parameters(request):
 
 def boot_parameters(request):
     words = [request.arch.append, clock_parameters(request), request.mode.append, "panic=-1 oops=panic hugepages=16",
+             request.config.append, *request.environment,
              "nokaslr norandmaps mitigations=off" if request.icount else "",
              f"run={request.kind}", f"scale={request.scale}",
              f"timeout={request.timeout}" if request.timeout else "",
@@ -119,14 +124,15 @@ def machine(request, initramfs, parameters):
             "-no-reboot", "-nic", "none",
             "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-machine", request.arch.machine, *accelerator(request),
-            "-smp", str(request.cpus), "-m", str(MEMORY_MB),
+            "-smp", str(request.cpus), "-m", str(request.config.memory_mb),
             "-kernel", str(request.kernel), "-initrd", str(initramfs), "-append", parameters]
 
 
 def command(request, directory):
     return [*machine(request, request.initramfs, boot_parameters(request)),
             *console(directory / "console.log"), "-device", "virtio-serial-device",
-            *port("ktap", directory / "tests.ktap"), *port("bench", directory / "bench.jsonl")]
+            *port("ktap", directory / "tests.ktap"), *port("bench", directory / "bench.jsonl"),
+            *(port("gcov", directory / "gcov.raw") if request.coverage else [])]
 
 
 def shell_command(request, initramfs):
@@ -159,7 +165,8 @@ class Watch:
         self.request, self.stream = request, ktap.Stream()
         self.tail = Tail(directory / "tests.ktap")
         self.start = self.since = time.monotonic()
-        self.stage, self.limit = "booting", BOOT_SECONDS
+        self.stage, self.limit = "booting", BOOT_SECONDS * request.config.scale
+        self.grace = GRACE_SECONDS * request.config.scale
         self.tty, self.shown = sys.stdout.isatty(), 0.0
 
     def poll(self):
@@ -172,9 +179,9 @@ class Watch:
 
     def restart_clock(self):
         running = self.stream.running
-        stage, limit = "between cases", GRACE_SECONDS
+        stage, limit = "between cases", self.grace
         if running:
-            stage, limit = running[0], running[1] + GRACE_SECONDS
+            stage, limit = running[0], running[1] + self.grace
         elif self.stream.ended:
             stage = "ending"
         if stage != self.stage:

@@ -29,7 +29,10 @@ MIN_FREE_MB = 64
 
 # Knobs that a command which repeats a case must repeat, unless they have these values.
 GIVEN_AGAIN = {"SERIES": "patched", "CONFIG": "", "ACCEL": "tcg", "TIMEOUT": "", "CPUS": "2",
-               "QEMU": "", "O": "build", "LLVM": "", "CROSS_COMPILE": ""}
+               "QEMU": "", "SEED": "", "STRESS": "", "OPS": "", "O": "build", "LLVM": "", "CROSS_COMPILE": ""}
+
+# Knobs that a case reads itself, from its environment: see selftests/README.md.
+FOR_CASES = ("SEED", "STRESS", "OPS")
 
 REMEDIES = {errno.ENOSPC: "make room", errno.ENOENT: "make images has not been run, or was cleaned away",
             errno.EACCES: "RESULTS= names another place", errno.EROFS: "RESULTS= names another place"}
@@ -114,16 +117,18 @@ def pick_modes(arch, default_mode):
 
 def requests(archs, kind, default_mode=False, icount=False):
     """The plan, as one Request a boot, of what was built."""
-    out, config = pathlib.Path(knob("OUT", "build")).resolve(), knob("CONFIG")
+    out, config = pathlib.Path(knob("OUT", "build")).resolve(), arch_.load_config(knob("CONFIG"))
     for arch, mode, cases in plan(archs, kind, default_mode, icount):
-        image = out / knob("SERIES", "patched") / (arch.name + (f"-{config}" if config else ""))
+        image = out / knob("SERIES", "patched") / (arch.name + (f"-{config.name}" if config.name else ""))
         yield guest.Request(arch, mode, kind, cases,
                             image.with_name(image.name + ".kernel"),
                             out / "programs" / arch.name / "initramfs.cpio", out / "host_ticks",
                             image.with_name(image.name + ".release").read_text().strip(),
                             accel=knob("ACCEL", "tcg"), qemu=knob("QEMU") or arch.qemu,
                             cpus=1 if icount else number_knob("CPUS", 2), icount=icount,
-                            timeout=number_knob("TIMEOUT", 0))
+                            timeout=number_knob("TIMEOUT", 0), config=config,
+                            environment=tuple(f"{name.lower()}={number_knob(name, 0)}"
+                                              for name in FOR_CASES if knob(name)))
 
 
 def sha256(path):
@@ -154,7 +159,7 @@ def metadata(request):
     near = request.kernel.with_suffix
     return {
         "arch": request.arch.name, "mode": request.mode.name, "accel": request.accel,
-        "icount": request.icount, "cpus": request.cpus,
+        "config": request.config.name, "icount": request.icount, "cpus": request.cpus,
         "base": knob("BASE"), "series": knob("SERIES", "patched"),
         "series_sha256": series_hash(request.release), "release": request.release,
         "kernel_sha256": sha256(request.kernel), "config_sha256": sha256(near(".config")),

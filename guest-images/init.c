@@ -8,6 +8,7 @@
  *   cases=a,b,...          the cases to run, in this order
  *   scale=N                multiply each time limit, for a slow machine
  *   timeout=N              seconds for each case, instead of its own limit
+ *   seed=N stress=N ops=N  for the cases, which inherit the environment
  *
  * What goes over the "ktap" port, in this order:
  *   KTAP version 1, 1..N   the plan first, so that a missing result is noticed
@@ -30,6 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <dirent.h>
+#include <ftw.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -43,6 +45,12 @@
 
 #define SETTLE_SECONDS	3
 
+#define DEBUGFS		"/sys/kernel/debug"
+#define KMEMLEAK	DEBUGFS "/kmemleak"
+#define GCOV		DEBUGFS "/gcov"
+/* kmemleak doesn't report what is younger than five. */
+#define KMEMLEAK_SECONDS	6
+
 /* One line of a case file: name, arch, needs, seconds, command; see selftests/cases. */
 struct test_case {
 	char *name;
@@ -50,7 +58,7 @@ struct test_case {
 	char *argv[MAX_ARGS];
 };
 
-static FILE *ktap;
+static FILE *ktap, *gcov;
 
 static void __attribute__((noreturn)) end_machine(void)
 {
@@ -87,6 +95,8 @@ static void mount_all(void)
 	for (size_t i = 0; i < sizeof(mounts) / sizeof(mounts[0]); i++)
 		if (mount(mounts[i].type, mounts[i].path, mounts[i].type, 0, NULL))
 			die("mount %s", mounts[i].path);
+	/* Only some configurations have it. */
+	mount("debugfs", DEBUGFS, "debugfs", 0, NULL);
 }
 
 /*
@@ -119,7 +129,7 @@ static bool read_line(const char *path, char *buf, size_t size)
 }
 
 /* Find the virtio port called @name; its path goes to @dev. */
-static void find_port(const char *name, char *dev, size_t size)
+static bool look_for_port(const char *name, char *dev, size_t size)
 {
 	char path[PATH_MAX], line[64];
 	struct dirent *e;
@@ -130,9 +140,18 @@ static void find_port(const char *name, char *dev, size_t size)
 		if (read_line(path, line, sizeof(line)) && !strcmp(line, name)) {
 			snprintf(dev, size, "/dev/%s", e->d_name);
 			closedir(d);
-			return;
+			return true;
 		}
 	}
+	if (d)
+		closedir(d);
+	return false;
+}
+
+static void find_port(const char *name, char *dev, size_t size)
+{
+	if (look_for_port(name, dev, size))
+		return;
 	errno = ENODEV;
 	die("no virtio port \"%s\"", name);
 }
@@ -161,6 +180,91 @@ static void report_facts(void)
 	fprintf(ktap, "# fact cpus=%ld\n", sysconf(_SC_NPROCESSORS_ONLN));
 	fprintf(ktap, "# fact page_size=%ld\n", sysconf(_SC_PAGESIZE));
 	fprintf(ktap, "# fact kvm=%s\n", access("/dev/kvm", R_OK | W_OK) ? "missing" : "present");
+}
+
+/* On the console, so that the host can tell whether it got the mode that it asked for. */
+static void print_parameters(const char *module)
+{
+	char path[PATH_MAX], line[64];
+	struct dirent *e;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/sys/module/%s/parameters", module);
+	d = opendir(path);
+	while (d && (e = readdir(d))) {
+		snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", module, e->d_name);
+		if (e->d_name[0] != '.' && read_line(path, line, sizeof(line)))
+			printf("init: %s.%s=%s\n", module, e->d_name, line);
+	}
+	if (d)
+		closedir(d);
+}
+
+static bool write_file(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+	bool ok = f && fputs(text, f) >= 0;
+
+	return f && !fclose(f) && ok;
+}
+
+/* What was allocated until now is no concern of the cases. */
+static void forget_leaks(void)
+{
+	if (write_file(KMEMLEAK, "scan"))
+		write_file(KMEMLEAK, "clear");
+}
+
+/* Reports go to the console, where they are found like any other splat. */
+static void print_leaks(void)
+{
+	char line[256];
+	FILE *f;
+
+	if (access(KMEMLEAK, R_OK))
+		return;
+	sleep(KMEMLEAK_SECONDS);
+	/* Twice: what the first scan finds may be a pointer in flight. */
+	write_file(KMEMLEAK, "scan");
+	write_file(KMEMLEAK, "scan");
+	f = fopen(KMEMLEAK, "r");
+	while (f && fgets(line, sizeof(line), f))
+		printf("%s", line);
+	if (f)
+		fclose(f);
+	printf("init: kmemleak has scanned\n");
+}
+
+/* "path\n", the size as "%08lx\n", and the data: what ci/coverage.py reads. */
+static int send_counters(const char *path, const struct stat *st, int type, struct FTW *where)
+{
+	static char data[1 << 20];
+	const char *suffix = strrchr(path, '.');
+	int fd;
+	ssize_t n;
+
+	(void)st, (void)where;
+	if (type != FTW_F || !suffix || strcmp(suffix, ".gcda"))
+		return 0;
+	fd = open(path, O_RDONLY);
+	n = fd < 0 ? -1 : read(fd, data, sizeof(data));
+	if (n < 0 || n == sizeof(data))
+		die("read %s", path);
+	close(fd);
+	fprintf(gcov, "%s\n%08lx\n", path + strlen(GCOV), (long)n);
+	fwrite(data, 1, n, gcov);
+	return 0;
+}
+
+static void send_coverage(void)
+{
+	char dev[PATH_MAX];
+
+	if (!look_for_port("gcov", dev, sizeof(dev)))
+		return;
+	gcov = fopen(dev, "w");
+	if (!gcov || nftw(GCOV, send_counters, 16, FTW_PHYS) || fclose(gcov))
+		die("coverage");
 }
 
 static char *read_file(const char *path)
@@ -383,6 +487,10 @@ static void run_cases(const char *file_name, const char *names)
 
 	fprintf(ktap, "KTAP version 1\n1..%d\n", count_names(names));
 	report_facts();
+	print_parameters("kvm");
+	print_parameters("kvm_amd");
+	print_parameters("kvm_intel");
+	forget_leaks();
 	for (char *name = strtok_r(list, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
 		struct test_case c;
 
@@ -394,6 +502,8 @@ static void run_cases(const char *file_name, const char *names)
 		c.seconds = parameter("timeout", c.seconds * parameter("scale", 1));
 		run_case(number, &c);
 	}
+	print_leaks();
+	send_coverage();
 	/* The console first: it is part of what ended well. */
 	printf("init: end\n");
 	fprintf(ktap, "# end\n");

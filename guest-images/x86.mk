@@ -21,10 +21,13 @@ append       = console=ttyS0 reboot=t tsc=reliable
 append_tcg   = tsc_early_khz=KHZ
 
 # Modes: the boot parameters that ask for one, and what the kernel says on the
-# console if it was obtained (a regular expression).
-modes        = npt shadow
+# console if it was obtained (a regular expression).  legacy: TDP with the MMU that
+# shadow paging uses.
+modes        = npt legacy shadow
 mode_npt     = kvm_amd.npt=1 kvm_intel.ept=1
-proof_npt    = kvm_amd: Nested Paging enabled
+proof_npt    = (?s)kvm_amd: Nested Paging enabled.*init: kvm.tdp_mmu=Y
+mode_legacy  = kvm_amd.npt=1 kvm_intel.ept=1 kvm.tdp_mmu=0
+proof_legacy = (?s)kvm_amd: Nested Paging enabled.*init: kvm.tdp_mmu=N
 mode_shadow  = kvm_amd.npt=0 kvm_intel.ept=0
 proof_shadow = kvm_amd: Nested Paging disabled
 

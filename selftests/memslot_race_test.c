@@ -357,6 +357,13 @@ static uint64_t guest_increment(uint64_t gva)
 	return value;
 }
 
+/* On arm64 the guest's report is MMIO as well, elsewhere. */
+static bool in_slot(struct worker *w, struct kvm_run *run)
+{
+	return run->exit_reason == KVM_EXIT_MMIO && run->mmio.phys_addr >= TEST_GPA &&
+	       run->mmio.phys_addr < page_gpa(&w->s->t, w->s->t.pages);
+}
+
 /* Do what the access to a missing slot would have done: the VMM knows the memory. */
 static void emulate(struct worker *w, struct kvm_run *run)
 {
@@ -397,7 +404,7 @@ static uint64_t run_repaired(struct worker *w)
 		error = run_vcpu(vcpu);
 		if (error)
 			repair(w, vcpu, error);
-		else if (vcpu->run->exit_reason == KVM_EXIT_MMIO)
+		else if (in_slot(w, vcpu->run))
 			emulate(w, vcpu->run);
 		else
 			return completion(&w->s->t, w->vcpu);
