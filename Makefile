@@ -19,6 +19,7 @@ CPUS    ?= 2
 SEED    ?=
 STRESS  ?=
 OPS     ?=
+MUTANTS ?=
 V       ?= 0
 O       ?= build
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kvm-fast-only
@@ -72,9 +73,9 @@ endif
 OUT := $(O)/$(BASE)
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
-export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS CONFIG BASE SERIES CASES OUT RESULTS
+export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: help deps check bench images check-harness check-series shell clean reference
+.PHONY: help deps check bench images check-harness check-series check-mutants shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -106,6 +107,14 @@ bench: plan-bench images
 plan-%:
 	$(Q)$(python) ci/$*.py --plan $(archs)
 
+# A tree and an image of their own: the rest can be built meanwhile.
+check-mutants: images
+	@$(python) ci/step.py "$(BASE) mutant: tree" $(OUT)/mutant.tree.log \
+		kernel-patches/apply kernel-patches/$(BASE) patched $(CACHE) $(OUT)/mutant/linux
+	$(running) for a in $(archs); do cp $(OUT)/programs/$$a/initramfs.cpio $(OUT)/mutant/$$a.cpio || exit; done
+	+@exec 8> $(OUT)/mutant/lock; flock 8; GUEST='$(subst SERIES=$(SERIES),SERIES=mutant,$(guest))' TREE=$(OUT)/mutant/linux \
+		$(python) ci/mutants.py $(archs)
+
 reference:
 	$(Q)$(python) ci/reference.py $(RESULTS)/latest
 
@@ -131,5 +140,5 @@ deps:
 
 help:
 	@cat ci/help.txt
-	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS O V JOBS CACHE RESULTS \
+	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS O V JOBS CACHE RESULTS \
 		LLVM CROSS_COMPILE, printf '  %-13s = %s\n' $(k) '$($(k))';)

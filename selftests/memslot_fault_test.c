@@ -70,6 +70,40 @@ CASE(absent_write_logged)
 	absent_exits(ACCESS_WRITE, KVM_MEM_LOG_DIRTY_PAGES);
 }
 
+#define RING_ENTRIES	1024
+
+static void enable_ring(struct kvm_vm *vm)
+{
+	vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
+}
+
+/* With the ring as well: an access is dirty once it has happened, not when it exits. */
+CASE(absent_write_ring)
+{
+	struct kvm_dirty_gfn *ring;
+	struct test_vm t;
+	size_t page;
+
+	REQUIRE_FLAG();
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL));
+	t = test_vm_create_as(&(struct test_vm_config){ .vcpus = 1, .backing = VM_MEM_SRC_SHMEM,
+		.pages = PAGES, .flags = FLAG | KVM_MEM_LOG_DIRTY_PAGES, .setup = enable_ring });
+	ring = vcpu_map_dirty_ring(t.vcpus[0]);
+	fill_page_cache(&t);
+	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
+	for (page = 0; page < PAGES; page++) {
+		request(&t, 0, ACCESS_WRITE, page * t.page_size);
+		run_to_memory_fault(&t, 0, page);
+		TEST_ASSERT(!ring[page].flags, "nothing should be dirty that was not written");
+		TEST_ASSERT(resolve(&t, t.vcpus[0], -EFAULT), "page %zu should not have been provided before", page);
+		access_completes(&t, ACCESS_WRITE, page);
+		TEST_ASSERT(ring[page].flags == KVM_DIRTY_GFN_F_DIRTY && ring[page].slot == TEST_SLOT &&
+			    ring[page].offset == page, "page %zu should be in the ring, not slot %u, page %llu",
+			    page, ring[page].slot, ring[page].offset);
+	}
+	test_vm_free(&t);
+}
+
 /* MISSING faults are resolved by UFFDIO_COPY, of contents that never were in memory. */
 CASE(absent_missing)
 {
@@ -302,5 +336,23 @@ CASE(toggle_keeps_mappings)
 		    settled, toggled);
 	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
 	TEST_ASSERT(dirty == ~0ul, "all 64 pages should be in the dirty log, not 0x%lx", dirty);
+	test_vm_free(&t);
+}
+
+/* Dirty logging that begins on a live slot with the flag sees every write from then on. */
+CASE(log_enabled_late)
+{
+	unsigned long dirty = 0;
+	struct test_vm t;
+
+	REQUIRE_FLAG();
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 64, FLAG);
+	TEST_ASSERT(!madvise(t.hva, t.pages * t.page_size, MADV_POPULATE_WRITE), "madvise() should work");
+	exits_of_writes(&t);
+	test_vm_set_flags(&t, V2, FLAG | KVM_MEM_LOG_DIRTY_PAGES);
+	access_completes(&t, ACCESS_WRITE, 3);
+	access_completes(&t, ACCESS_WRITE, 63);
+	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
+	TEST_ASSERT(dirty == (1ul << 3 | 1ul << 63), "pages 3 and 63 should be in the dirty log, not 0x%lx", dirty);
 	test_vm_free(&t);
 }
