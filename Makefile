@@ -75,7 +75,7 @@ patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
 export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: help deps check bench images check-harness check-series check-mutants shell clean reference
+.PHONY: help deps check bench images check-harness check-series check-mutants coverage fuzz shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -103,6 +103,16 @@ check: plan-check check-harness images
 
 bench: plan-bench images
 	$(running) $(python) ci/bench.py $(archs)
+
+coverage: CONFIG := gcov
+coverage: plan-check images
+	$(running) $(python) ci/coverage.py $(archs)
+
+# A long run of the fuzzer under the kernel's own checkers, in each first mode
+fuzz: OPS := $(or $(OPS),1000000)
+fuzz:
+	+@for a in $(archs); do $(MAKE) check ARCH=$$a CONFIG=debug CASES=fuzz_memslots OPS=$(OPS) \
+		TIMEOUT=$(or $(TIMEOUT),7200) MODE=$$(sed -n 's/^modes *= *\([^ ]*\).*/\1/p' guest-images/$$a.mk) || exit; done
 
 plan-%:
 	$(Q)$(python) ci/$*.py --plan $(archs)

@@ -52,6 +52,12 @@ endif
 kbuild = env $(ccache) KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=kvm KBUILD_BUILD_HOST=harness \
 	$(MAKE) $(jobs) -C $(tree) O=$(objects) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
 	LOCALVERSION=-$(SERIES)-$(SERIES_ID)$(local) $(if $(LLVM),LLVM=$(LLVM),CC="ccache $(compiler)" HOSTCC="ccache gcc")
+# CONFIG=gcov profiles the C files of KVM that the series changes, by kbuild's variable for
+# each object, which is named relative to the directory that builds it.
+changed  = $(shell sed -n 's,^+++ b/\(.*\)\.c$$,\1,p' kernel-patches/$(BASE)/*.patch | sort -u)
+profiled = $(patsubst virt/kvm/%,../../../virt/kvm/%,$(filter virt/kvm/%,$(changed))) \
+	$(patsubst arch/$(kernel_arch)/kvm/%,%,$(filter arch/$(kernel_arch)/kvm/%,$(changed)))
+kbuild   += $(if $(filter gcov,$(CONFIG)),$(patsubst %,GCOV_PROFILE_%.o=y,$(profiled)))
 step = /usr/bin/python3 ci/step.py $(if $(filter 1,$(V)),--verbose) "$(ARCH) $(SERIES): $1" $(image).logs/$2.log
 
 case_files := selftests/cases bench/cases

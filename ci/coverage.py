@@ -1,0 +1,151 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Run the cases on a kernel with gcov, and say which lines of the series were executed.
+
+usage: coverage.py ARCH...    (what make coverage calls, with CONFIG=gcov)
+
+A line of the series is one that it adds or changes in what is built for the architecture.
+Each that holds code must have been executed, in any mode, or be excused by a line of
+kernel-patches/BASE/uncovered:
+	architecture or all | file | text of the line | reason
+
+Writes results/RUN/coverage.txt and, if all cases ran, results/coverage.txt.
+Exit status: as ci/check.py; 1 also for a line that was not executed and has no excuse.
+"""
+import collections
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import run
+from arch import ROOT, BadInput
+
+HUNK = re.compile(r"@@ -\S+ \+(\d+)(?:,(\d+))? @@")
+
+
+def series_lines(tree):
+    """{file: {number: text}} of the lines that the series adds to C code."""
+    diff = subprocess.run(["git", "-C", tree, "diff", "-U0", "origin/base", "HEAD", "--", "*.c", "*.h",
+                           ":!tools", ":!Documentation"], capture_output=True, text=True, check=True).stdout
+    found, path, number = collections.defaultdict(dict), "", 0
+    for line in diff.splitlines():
+        hunk = HUNK.match(line)
+        if line.startswith("+++ b/"):
+            path = line[6:]
+        elif hunk:
+            number = int(hunk[1])
+        elif line.startswith("+") and not line.startswith("+++"):
+            found[path][number] = line[1:]
+            number += 1
+    return found
+
+
+def records(raw):
+    """(path of the .gcda, its bytes) as init.c's send_counters() wrote them."""
+    data, at = raw.read_bytes(), 0
+    while at < len(data):
+        end = data.index(b"\n", at)
+        size = int(data[end + 1:end + 9], 16)
+        start = end + 10
+        if start + size > len(data):
+            raise BadInput(f"{raw} was cut off")
+        yield data[at:end].decode(), data[start:start + size]
+        at = start + size
+
+
+def source_of(name, tree):
+    """A source as gcov names it, relative to the tree."""
+    path = os.path.normpath(os.path.join(tree, name))
+    return os.path.relpath(path, tree) if path.startswith(tree + os.sep) else ""
+
+
+def count_lines(gcov, objects, tree, path, data, counts):
+    """Add what one .gcda says to counts[file][line]."""
+    relative = path.split(f"/{objects.name}/", 1)[1]
+    with tempfile.TemporaryDirectory() as directory:
+        gcda = pathlib.Path(directory, pathlib.Path(relative).name)
+        gcda.write_bytes(data)
+        notes = (objects / relative).with_suffix(".gcno")
+        gcda.with_suffix(".gcno").write_bytes(notes.read_bytes())
+        text = subprocess.run([gcov, "--json-format", "--stdout", gcda.name], cwd=directory,
+                              capture_output=True, check=True).stdout
+    for file in json.loads(text)["files"]:
+        source = source_of(os.path.join(str(objects), file["file"]), tree)
+        for line in file["lines"]:
+            counts[source][line["line_number"]] += line["count"]
+
+
+def count_boot(boot, counts):
+    objects = pathlib.Path(run.knob("OUT")).resolve() / "patched" / "linux" / f"out-{boot.request.arch.name}-gcov"
+    cross = {"x86": "x86_64", "arm64": "aarch64"}[boot.request.arch.name]
+    here = os.uname().machine == cross
+    gcov = "gcov" if here else f"{cross}-linux-gnu-gcov"
+    found = list(records(boot.directory / "gcov.raw"))
+    if not found:
+        raise BadInput(f"{boot.directory}/gcov.raw is empty: is the kernel one of CONFIG=gcov?")
+    for path, data in found:
+        count_lines(gcov, objects, str(objects.parent), path, data, counts)
+
+
+def load_excuses(path):
+    excuses = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+        if line.strip() and not line.startswith("#"):
+            fields = line.split(" | ")
+            if len(fields) != 4:
+                raise BadInput(f"{path}:{number}: want architecture | file | line | reason")
+            excuses.append(fields)
+    return excuses
+
+
+def excuse_for(excuses, arch, file, text):
+    return next((why for a, f, t, why in excuses if a in ("all", arch) and f == file and t == text.strip()), "")
+
+
+def report(arch, lines, counts, excuses):
+    """(text, number of lines with code, executed, neither executed nor excused)"""
+    out, code, executed, open_ = [], 0, 0, 0
+    built = [file for file in sorted(lines) if file in counts]
+    for file in built:
+        for number, text in lines[file].items():
+            if number not in counts[file]:
+                continue
+            count, why = counts[file][number], excuse_for(excuses, arch, file, text)
+            code, executed, open_ = code + 1, executed + bool(count), open_ + (not count and not why)
+            out.append(f"{count or '#####':>9} {file}:{number}: {text.strip()}" + (f"   [{why}]" if not count and why else ""))
+    head = f"{arch}: {executed} of {code} lines with code executed, {open_} neither executed nor excused"
+    absent = [f for f in sorted(lines) if f not in counts and f.endswith(".c")]
+    return "\n".join([head, *out, *(f"          not built here: {f}" for f in absent), ""]), code, open_
+
+
+def main(archs):
+    excuses = load_excuses(ROOT / "kernel-patches" / run.knob("BASE") / "uncovered")
+    lines = series_lines(pathlib.Path(run.knob("OUT")) / "patched" / "linux")
+    this = run.Run("coverage")
+    try:
+        for request in run.requests(archs, "tests"):
+            this.boot(request)
+    finally:
+        status = this.summary()
+    texts = []
+    for arch in archs:
+        counts = collections.defaultdict(collections.Counter)
+        for boot in this.boots:
+            if boot.request.arch.name == arch:
+                count_boot(boot, counts)
+        text, code, open_ = report(arch, lines, counts, excuses)
+        texts.append(text)
+        status = status or int(not code or open_ > 0)
+    (this.directory / "coverage.txt").write_text("\n".join(texts))
+    print("\n".join(texts), end="")
+    if not run.knob("CASES") and not run.knob("MODE") and len(archs) > 1:
+        (ROOT / "results" / "coverage.txt").write_text("\n".join(texts))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run.main(main, sys.argv[1:]))
