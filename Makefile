@@ -75,7 +75,7 @@ patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
 export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: help deps check bench images check-harness check-series check-mutants coverage fuzz shell clean reference
+.PHONY: base-images help deps check bench images check-harness check-series check-mutants coverage fuzz shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -98,8 +98,13 @@ images:
 # The plan first: bad knobs are refused before anything is built.  While guests run,
 # another make must not replace what they boot.
 running = @exec 9< $(O)/lock; flock -s 9;
-check: plan-check check-harness images
-	$(running) $(python) ci/check.py $(archs)
+# All cases of the series: then also how upstream's fare on the base
+whole := $(if $(filter patched,$(SERIES)),$(if $(CASES)$(CONFIG),,1))
+check: plan-check check-harness images $(if $(whole),base-images)
+	$(running) COMPARE=$(whole) $(python) ci/check.py $(archs)
+
+base-images: images
+	+@$(MAKE) images SERIES=base
 
 bench: plan-bench images
 	$(running) $(python) ci/bench.py $(archs)

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Run the cases on each architecture, in each of its modes.
 
+With COMPARE=1 in the environment, which make sets for all cases of the series, say how
+upstream's tests fare in comparison with the base.
+
 usage: check.py [--plan] ARCH...    (what make check calls; knobs: see run.py)
 
 --plan: only say what would run, or what is wrong with the knobs.
@@ -10,6 +13,7 @@ Exit status: ci/verdict.py has the list.
 """
 import sys
 
+import baseline
 import run
 
 
@@ -21,6 +25,8 @@ def check(archs):
     try:
         for request in requests:
             this.boot(request)
+        if run.knob("COMPARE"):
+            baseline.compare_run(this)
     finally:
         status = this.summary()
     return status

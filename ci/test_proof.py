@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What proves the cases: the table of requirements, mutants, coverage, the base."""
+import collections
+import pathlib
+import re
+import tempfile
+import types
+import unittest
+import unittest.mock
+
+import arch
+import baseline
+import cases
+import coverage
+import ktap
+import mutants
+from verdict import Finding, Verdict
+
+ROW = re.compile(r"\| ([0-9R, ]*)\| [^|]+ \| ([a-z0-9_, ]+) \|")
+
+
+class Table(unittest.TestCase):
+    """selftests/README.md says for each requirement which cases test it."""
+
+    def setUp(self):
+        text = (arch.ROOT / "selftests" / "README.md").read_text()
+        rows = [ROW.match(line) for line in text.splitlines()]
+        self.rows = [(match[1].strip(), match[2]) for match in rows if match]
+        self.cases = cases.load(cases.default_path("tests"))
+
+    def named(self):
+        return {case for _, names in self.rows for case in names.split(", ") if case != "none"}
+
+    def test_every_requirement_and_race_has_a_row(self):
+        items = [item for cell, _ in self.rows for item in cell.split(", ") if item]
+        self.assertEqual(sorted(items), sorted([str(n) for n in range(1, 84)] + [f"R{n}" for n in range(1, 14)]))
+
+    def test_every_case_that_it_names_exists(self):
+        self.assertEqual(self.named() - {case.name for case in self.cases}, set())
+
+    def test_every_case_of_ours_is_in_it(self):
+        ours = {case.name for case in self.cases if case.command[0].startswith("memslot_") and
+                (arch.ROOT / "selftests" / f"{case.command[0]}.c").exists()}
+        missing = ours - self.named()
+        self.assertEqual(missing, set())
+
+
+class Mutants(unittest.TestCase):
+    def write(self, text):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        path = pathlib.Path(directory.name, "a.patch")
+        path.write_text(text)
+        return path
+
+    def test_all_of_ours_can_be_read(self):
+        for base in (arch.ROOT / "kernel-patches" / "mutants").iterdir():
+            for mutant in mutants.load_all(base.name):
+                self.assertTrue(set(mutant.archs) <= set(arch.names()), mutant.name)
+
+    def test_a_header(self):
+        mutant = mutants.load(self.write("It is wrong.\n\nArch: x86\nMode: shadow\nKilled-by: absent_read\n"
+                                         "Killed-by: absent_write\n\ndiff --git a/a b/a\n"))
+        self.assertEqual((mutant.why, mutant.archs, mutant.mode, mutant.killers),
+                         ("It is wrong.", ("x86",), "shadow", ("absent_read", "absent_write")))
+
+    def test_what_cannot_be_tried(self):
+        for text in ("It is wrong.\n\nArch: x86\n\ndiff --git a/a b/a\n",
+                     "It is wrong.\n\nArch: x86\nKilled-by: absent_read\n",
+                     "It is wrong.\n\nArch: x86\nKilled-by: no_such_case\n\ndiff --git a/a b/a\n"):
+            with self.assertRaises(arch.BadInput):
+                mutants.load(self.write(text))
+
+    def judge(self, findings, heard=("a", "b")):
+        stream = types.SimpleNamespace(results=[types.SimpleNamespace(name=name) for name in heard])
+        boot = types.SimpleNamespace(findings=findings, outcome=types.SimpleNamespace(stream=stream))
+        return mutants.judge(boot, ["a", "b"])
+
+    def test_both_notice(self):
+        found = [Finding(Verdict.FAIL, "a", "", "tests.ktap:1"), Finding(Verdict.TIMEOUT, "b", "", "tests.ktap:2")]
+        self.assertEqual(self.judge(found), (["a", "b"], [], []))
+
+    def test_one_survives(self):
+        self.assertEqual(self.judge([Finding(Verdict.FAIL, "a", "", "tests.ktap:1")]), (["a"], ["b"], []))
+
+    def test_a_known_failure_is_no_kill(self):
+        self.assertEqual(self.judge([Finding(Verdict.KNOWN, "a", "", "tests.ktap:1")])[1], ["a", "b"])
+
+    def test_the_machine_is_lost(self):
+        found = [Finding(Verdict.LOST, "a", "Kernel panic", "console.log:9")]
+        self.assertEqual(self.judge(found, heard=()), (["a"], [], []))
+
+    def test_a_broken_trial_is_no_kill(self):
+        found = [Finding(Verdict.HARNESS, "", "asked for release=1", "tests.ktap")]
+        self.assertEqual(self.judge(found)[2], ["asked for release=1"])
+
+
+class Coverage(unittest.TestCase):
+    LINES = {"arch/x86/kvm/a.c": {3: "\tone();", 4: "\ttwo();", 5: "/* three */"}, "arch/other/b.c": {1: "x();"}}
+
+    def report(self, counts, excuses=()):
+        text, code, open_ = coverage.report("x86", self.LINES, {"arch/x86/kvm/a.c": collections.Counter(counts)}, excuses)
+        return text, code, open_
+
+    def test_all_executed(self):
+        text, code, open_ = self.report({3: 7, 4: 1})
+        self.assertEqual((code, open_), (2, 0))
+        self.assertIn("        7 arch/x86/kvm/a.c:3: one();", text)
+        self.assertIn("not built here: arch/other/b.c", text)
+
+    def test_not_executed(self):
+        counts = collections.Counter({3: 7})
+        counts[4] = 0
+        text, _, open_ = self.report(counts)
+        self.assertEqual(open_, 1)
+        self.assertIn("##### arch/x86/kvm/a.c:4: two();", text)
+
+    def test_excused(self):
+        counts = {3: 7, 4: 0}
+        text, _, open_ = self.report(counts, [["all", "arch/x86/kvm/a.c", "two();", "no such hardware"]])
+        self.assertEqual(open_, 0)
+        self.assertIn("[no such hardware]", text)
+
+    def test_stream(self):
+        with tempfile.TemporaryDirectory() as directory:
+            raw = pathlib.Path(directory, "raw")
+            raw.write_bytes(b"/a.gcda\n00000003\nx\ny" + b"/b.gcda\n00000000\n")
+            self.assertEqual(list(coverage.records(raw)), [("/a.gcda", b"x\ny"), ("/b.gcda", b"")])
+            raw.write_bytes(b"/a.gcda\n00000009\nx\ny")
+            with self.assertRaises(arch.BadInput):
+                list(coverage.records(raw))
+
+
+class Base(unittest.TestCase):
+    def result(self, status, output="", reason=""):
+        return ktap.Result("a", status, reason, 1, output)
+
+    def word(self, ours, base):
+        return baseline.compare(ours, baseline.Result(base.status, baseline.signature(base)))
+
+    def test_words(self):
+        failure = "==== Test Assertion Failure ====\n  a.c:1: x == y\n  pid=7 tid=7 errno=9\n  0x2 != 0x1"
+        self.assertEqual(self.word(self.result("pass"), self.result("pass")), "")
+        self.assertEqual(self.word(self.result("fail", failure), self.result("pass")), "new")
+        self.assertEqual(self.word(self.result("pass"), self.result("fail", failure)), "fixed")
+        other_process = failure.replace("pid=7 tid=7", "pid=8 tid=9")
+        self.assertEqual(self.word(self.result("fail", failure), self.result("fail", other_process)), "same")
+        self.assertEqual(self.word(self.result("fail", failure), self.result("fail", failure.replace("x == y", "x"))),
+                         "different")
+        self.assertEqual(self.word(self.result("timeout", failure), self.result("fail", failure)), "different")
+
+    def test_only_a_failure_of_the_test_is_excused(self):
+        found = [Finding(Verdict.FAIL, "a", "exit=254", "tests.ktap:9"), Finding(Verdict.SPLAT, "a", "BUG", "console.log:3")]
+        self.assertEqual([f.verdict for f in baseline.excuse(found, "a")], [Verdict.KNOWN, Verdict.SPLAT])
+
+
+class Config(unittest.TestCase):
+    def test_facts(self):
+        self.assertEqual(arch.load_config("debug").scale, 4)
+        self.assertEqual(arch.load_config(""), arch.Config())
+        # A configuration that needs no facts has none.
+        self.assertEqual(arch.load_config("nothing-special"), arch.Config("nothing-special"))
+
+    def test_cases_that_need_debug(self):
+        path = cases.default_path("tests")
+        names = {config: {c.name for c in cases.select(path, "x86", "npt", (), config)} for config in ("", "debug")}
+        self.assertEqual(names["debug"] - names[""], {"inject_run", "inject_slot"})
