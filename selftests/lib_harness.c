@@ -187,12 +187,14 @@ int run_vcpu(struct kvm_vcpu *vcpu)
 	int r;
 
 	/*
-	 * get_ucall() has made KVM complete the I/O that the last ucall was.  What a
-	 * read of no memory gives is for the caller to say, in the same place.
+	 * get_ucall() has made KVM complete the I/O that the last ucall was.  An access
+	 * to no memory is yet to be completed, with what the caller has put there, and
+	 * arm64 does so only if the reason still says so.
 	 */
-	if (vcpu->run->exit_reason != KVM_EXIT_MMIO)
+	if (vcpu->run->exit_reason != KVM_EXIT_MMIO) {
+		vcpu->run->exit_reason = NO_EXIT_REASON;
 		memset(&vcpu->run->memory_fault, 0xa5, sizeof(vcpu->run->memory_fault));
-	vcpu->run->exit_reason = NO_EXIT_REASON;
+	}
 	do {
 		r = __vcpu_run(vcpu) ? -errno : 0;
 	} while (r == -EINTR);

@@ -70,6 +70,17 @@ CASE(absent_write_logged)
 	absent_exits(ACCESS_WRITE, KVM_MEM_LOG_DIRTY_PAGES);
 }
 
+/* Dirty logging has KVM map pages read-only at first; it still looks for writable ones. */
+CASE(absent_read_logged)
+{
+	absent_exits(ACCESS_READ, KVM_MEM_LOG_DIRTY_PAGES);
+}
+
+CASE(absent_fetch_logged)
+{
+	absent_exits(ACCESS_FETCH, KVM_MEM_LOG_DIRTY_PAGES);
+}
+
 #define RING_ENTRIES	1024
 
 static void enable_ring(struct kvm_vm *vm)
@@ -339,20 +350,53 @@ CASE(toggle_keeps_mappings)
 	test_vm_free(&t);
 }
 
-/* Dirty logging that begins on a live slot with the flag sees every write from then on. */
-CASE(log_enabled_late)
+/* Dirty logging begins on a live slot: it sees every write from then on. */
+static void check_log_enabled_late(uint32_t before, uint32_t after)
 {
 	unsigned long dirty = 0;
 	struct test_vm t;
 
-	REQUIRE_FLAG();
-	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 64, FLAG);
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 64, before);
 	TEST_ASSERT(!madvise(t.hva, t.pages * t.page_size, MADV_POPULATE_WRITE), "madvise() should work");
 	exits_of_writes(&t);
-	test_vm_set_flags(&t, V2, FLAG | KVM_MEM_LOG_DIRTY_PAGES);
+	test_vm_set_flags(&t, V2, after | KVM_MEM_LOG_DIRTY_PAGES);
 	access_completes(&t, ACCESS_WRITE, 3);
 	access_completes(&t, ACCESS_WRITE, 63);
 	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
 	TEST_ASSERT(dirty == (1ul << 3 | 1ul << 63), "pages 3 and 63 should be in the dirty log, not 0x%lx", dirty);
+	test_vm_free(&t);
+}
+
+/* Whether the flag is there, comes, or goes with the same ioctl. */
+CASE(log_enabled_late)
+{
+	REQUIRE_FLAG();
+	check_log_enabled_late(FLAG, FLAG);
+	check_log_enabled_late(0, FLAG);
+	check_log_enabled_late(FLAG, 0);
+}
+
+/*
+ * A log that begins with all pages dirty does so when logging is enabled, not whenever
+ * flags change.
+ */
+CASE(toggle_keeps_log)
+{
+	const uint32_t log = KVM_MEM_LOG_DIRTY_PAGES;
+	unsigned long dirty = 0;
+	struct test_vm t;
+
+	REQUIRE_FLAG();
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 64, 0);
+	vm_enable_cap(t.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+	test_vm_set_flags(&t, V2, log);
+	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
+	TEST_ASSERT(dirty == ~0ul, "all pages should be dirty at first, not 0x%lx", dirty);
+	kvm_vm_clear_dirty_log(t.vm, TEST_SLOT, &dirty, 0, 64);
+	test_vm_set_flags(&t, V2, log | FLAG);
+	test_vm_set_flags(&t, V1, log);
+	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
+	TEST_ASSERT(!dirty, "no page should be dirty, not 0x%lx", dirty);
 	test_vm_free(&t);
 }

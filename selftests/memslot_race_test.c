@@ -196,9 +196,12 @@ static void *run_first_vcpu(void *arg)
 	return (void *)run_to_completion(arg, 0);
 }
 
+static volatile bool flag_is_set;
+
 static void *set_flag(void *arg)
 {
 	test_vm_set_flags(arg, V2, FLAG);
+	flag_is_set = true;
 	return NULL;
 }
 
@@ -218,8 +221,10 @@ CASE(set_while_waiting)
 	request(&t, 0, ACCESS_READ, 5 * t.page_size);
 	vcpu = start_thread(run_first_vcpu, &t);
 	wait_for_sleeper(&t);
-	/* It may have to wait for the vCPU, which holds KVM's SRCU. */
 	setter = start_thread(set_flag, &t);
+	/* However long this is: it may not return while a vCPU acts on the old value. */
+	usleep(100000);
+	TEST_ASSERT(!flag_is_set, "the ioctl should wait for the vCPU");
 	reader_start(&r, &t);
 	pthread_join(vcpu, &value);
 	pthread_join(setter, NULL);

@@ -365,6 +365,23 @@ CASE(state_pfnmap)
 
 /* --- states with an owner: userfaultfd, or the memory failure code --- */
 
+/* KVM has mapped the page read-only, without the flag; under it, a write is a new lookup. */
+CASE(state_mapped_read_only)
+{
+	struct test_vm t;
+
+	REQUIRE_FLAG();
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, PAGES, 0);
+	request(&t, 0, ACCESS_READ, t.page_size);
+	TEST_ASSERT(!run_to_completion(&t, 0), "an absent page should read as zero");
+	test_vm_set_flags(&t, V2, FLAG);
+	request(&t, 0, ACCESS_WRITE, t.page_size);
+	run_to_memory_fault(&t, 0, 1);
+	TEST_ASSERT(!populate(&t, page_hva(&t, 1)), "populating should work");
+	access_completes(&t, ACCESS_WRITE, 1);
+	test_vm_free(&t);
+}
+
 /* A page that userfaultfd protects against writing can't be used, even for reading. */
 CASE(state_write_protected)
 {
