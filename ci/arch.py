@@ -17,6 +17,7 @@ class Mode:
     name: str
     append: str  # boot parameters that ask for the mode
     proof: str   # regular expression; on the console if and only if it was obtained
+    threads: str = "multi"  # of TCG: "multi", or "single" where several go wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def load(name, root=ROOT):
         raise BadInput(f"no architecture {name}: {path} does not exist")
     facts = read_facts(path)
     try:
-        modes = tuple(Mode(m, facts[f"mode_{m}"], facts[f"proof_{m}"])
+        modes = tuple(Mode(m, facts[f"mode_{m}"], facts[f"proof_{m}"], facts.get(f"threads_{m}", "multi"))
                       for m in facts["modes"].split())
         values = {f.name: f.type(facts[f.name]) for f in dataclasses.fields(Arch)
                   if f.name not in ("name", "modes")}

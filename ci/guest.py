@@ -100,7 +100,7 @@ def accelerator(request):
         return ["-accel", "kvm", "-cpu", request.arch.cpu_kvm]
     cpu = ["-cpu", request.arch.cpu_tcg]
     if not request.icount:
-        return ["-accel", "tcg,thread=multi"] + cpu
+        return ["-accel", f"tcg,thread={request.mode.threads}"] + cpu
     # One instruction is one nanosecond, and the same ones are executed each time:
     # no host clock, no host randomness.
     return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",

@@ -40,7 +40,7 @@ class Machines(unittest.TestCase):
         return {**os.environ, "FAKE_QEMU": fate, "QEMU": FAKE, "OUT": str(self.root / "out"),
                 "RESULTS": str(self.root / "results"), "MODE": "npt", "SERIES": "patched",
                 "BASE": "any", "CASES": "", "CONFIG": "", "ACCEL": "tcg", "CPUS": "2",
-                "TIMEOUT": "", "CASES_FILE": str(self.root / "cases")}
+                "TIMEOUT": "", "SEED": "", "STRESS": "", "OPS": "", "COMPARE": "", "CASES_FILE": str(self.root / "cases")}
 
     def start(self, fate, **more):
         return subprocess.Popen(["/usr/bin/python3", str(arch.ROOT / "ci" / "check.py"), "x86"],
@@ -206,14 +206,13 @@ class Deadlines(unittest.TestCase):
 
 class Knobs(unittest.TestCase):
     def test_repeat_names_what_is_not_default(self):
-        knobs = {"SERIES": "base", "BASE": "other", "DEFAULT_BASE": "one", "CONFIG": "",
-                 "ACCEL": "tcg", "TIMEOUT": "", "CPUS": "2"}
+        knobs = {"SERIES": "base", "BASE": "other", "DEFAULT_BASE": "one", "SEED": "7"}
         machine = arch.load("arm64")
         request = guest.Request(machine, machine.modes[0], "tests", (), None, None, None, "")
         boot = run.Boot(request, pathlib.Path("d"), None, [])
-        with unittest.mock.patch.dict(os.environ, knobs):
+        with unittest.mock.patch.dict(os.environ, knobs, clear=True):
             text = run.explain(boot, run.Finding(Verdict.FAIL, "a", "b", "c"))
-        self.assertIn("make check ARCH=arm64 MODE=vhe SERIES=base BASE=other CASES=a", text)
+        self.assertIn("make check ARCH=arm64 MODE=vhe SERIES=base SEED=7 BASE=other CASES=a", text)
 
 
 if __name__ == "__main__":
