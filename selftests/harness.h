@@ -148,6 +148,9 @@ void access_exits(struct test_vm *t, enum access access, size_t page);
 /* The vCPU statistic "exits": how often it left the guest. */
 uint64_t vcpu_exits(struct kvm_vcpu *vcpu);
 
+/* For the knobs of /sys; it must work. */
+void write_file(const char *path, const char *text);
+
 /* --- userfaultfd, and what a VMM does about an exit: lib_userfault.c --- */
 
 /* Register the slot; mode MISSING or MINOR. */

@@ -2,6 +2,7 @@
 /* See harness.h for what each function promises. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -298,4 +299,13 @@ uint64_t vcpu_exits(struct kvm_vcpu *vcpu)
 	free(all);
 	close(fd);
 	return value;
+}
+
+void write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+
+	TEST_ASSERT(fd >= 0 && write(fd, text, strlen(text)) == strlen(text),
+		    "writing %s to %s should work, errno %d", text, path, errno);
+	close(fd);
 }

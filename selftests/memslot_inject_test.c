@@ -20,15 +20,6 @@
 #define PAGES	256
 #define DEBUGFS	"/sys/kernel/debug/"
 
-static void write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	TEST_ASSERT(fd >= 0 && write(fd, text, strlen(text)) == strlen(text),
-		    "writing %s to %s should work, errno %d", text, path, errno);
-	close(fd);
-}
-
 /* Without a stack trace for each, and also where the allocation may sleep. */
 static void enable_injection(void)
 {

@@ -117,15 +117,6 @@ CASE(state_zero_page)
 				    .unflagged = READ | WRITE, .lost = true });
 }
 
-static void write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	TEST_ASSERT(fd >= 0 && write(fd, text, strlen(text)) == strlen(text),
-		    "writing %s to %s should work, errno %d", text, path, errno);
-	close(fd);
-}
-
 static long read_number(const char *path)
 {
 	FILE *f = fopen(path, "r");
