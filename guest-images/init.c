@@ -240,17 +240,18 @@ static int send_counters(const char *path, const struct stat *st, int type, stru
 {
 	static char data[1 << 20];
 	const char *suffix = strrchr(path, '.');
-	int fd;
-	ssize_t n;
+	size_t n;
+	FILE *f;
 
 	(void)st, (void)where;
 	if (type != FTW_F || !suffix || strcmp(suffix, ".gcda"))
 		return 0;
-	fd = open(path, O_RDONLY);
-	n = fd < 0 ? -1 : read(fd, data, sizeof(data));
-	if (n < 0 || n == sizeof(data))
+	/* The kernel gives a page at a time. */
+	f = fopen(path, "r");
+	n = f ? fread(data, 1, sizeof(data), f) : 0;
+	if (!n || n == sizeof(data) || ferror(f))
 		die("read %s", path);
-	close(fd);
+	fclose(f);
 	fprintf(gcov, "%s\n%08lx\n", path + strlen(GCOV), (long)n);
 	fwrite(data, 1, n, gcov);
 	return 0;
