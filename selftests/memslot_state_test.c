@@ -169,11 +169,13 @@ CASE(state_fork)
 	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_fork, ALL, .unflagged = ALL });
 }
 
+static int private_memfds[2 * ACCESS_FETCH], nr_private_memfds;
+
 /* UFFDIO_CONTINUE maps the page cache's page read-only into a private mapping. */
 static void enter_private_memfd(struct test_vm *t)
 {
 	size_t page, size = t->pages * t->page_size;
-	int fd = memfd_create("private", 0);
+	int fd = memfd_create("private", MFD_ALLOW_SEALING);
 
 	TEST_ASSERT(write(fd, t->hva, size) == size, "a memfd should be writable");
 	TEST_ASSERT(mmap(t->hva, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) == t->hva,
@@ -181,11 +183,16 @@ static void enter_private_memfd(struct test_vm *t)
 	uffd_register(t, UFFDIO_REGISTER_MODE_MINOR);
 	for (page = 0; page < t->pages; page++)
 		TEST_ASSERT(!provide(t, page_hva(t, page), false), "UFFDIO_CONTINUE should work");
+	private_memfds[nr_private_memfds++] = fd;
 }
 
+/* That a lookup which failed has kept no reference: the kernel seals no page in use. */
 CASE(state_private_memfd)
 {
 	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_private_memfd, ALL, .unflagged = ALL });
+	while (nr_private_memfds--)
+		TEST_ASSERT(!fcntl(private_memfds[nr_private_memfds], F_ADD_SEALS, F_SEAL_WRITE),
+			    "no page should be in use any more, errno %d", errno);
 }
 
 /* A hole in shared memory: what was there is gone, for KVM as for everyone. */
