@@ -24,6 +24,7 @@ class Mode:
 class Arch:
     name: str
     kernel_arch: str
+    cross: str
     qemu: str
     machine: str
     cpu_tcg: str

@@ -81,9 +81,8 @@ def count_lines(gcov, objects, tree, path, data, counts):
 
 def count_boot(boot, counts):
     objects = pathlib.Path(run.knob("OUT")).resolve() / "patched" / "linux" / f"out-{boot.request.arch.name}-gcov"
-    cross = {"x86": "x86_64", "arm64": "aarch64"}[boot.request.arch.name]
-    here = os.uname().machine == cross
-    gcov = "gcov" if here else f"{cross}-linux-gnu-gcov"
+    cross = boot.request.arch.cross
+    gcov = "gcov" if cross == f"{os.uname().machine}-linux-gnu-" else f"{cross}gcov"
     found = list(records(boot.directory / "gcov.raw"))
     if not found:
         raise BadInput(f"{boot.directory}/gcov.raw is empty: is the kernel one of CONFIG=gcov?")

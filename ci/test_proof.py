@@ -150,8 +150,16 @@ class Base(unittest.TestCase):
         self.assertEqual(self.word(self.result("timeout", failure), self.result("fail", failure)), "different")
 
     def test_only_a_failure_of_the_test_is_excused(self):
-        found = [Finding(Verdict.FAIL, "a", "exit=254", "tests.ktap:9"), Finding(Verdict.SPLAT, "a", "BUG", "console.log:3")]
-        self.assertEqual([f.verdict for f in baseline.excuse(found, "a")], [Verdict.KNOWN, Verdict.SPLAT])
+        found = [Finding(Verdict.FAIL, "a", "exit=254", "tests.ktap:9"), Finding(Verdict.SPLAT, "a", "BUG", "console.log:3"),
+                 Finding(Verdict.SKIP, "a", "must not skip", "tests.ktap:9"), Finding(Verdict.FAIL, "b", "", "tests.ktap:11")]
+        self.assertEqual([f.verdict for f in baseline.excuse(found, "a")],
+                         [Verdict.KNOWN, Verdict.SPLAT, Verdict.SKIP, Verdict.FAIL])
+
+    def test_a_hang_is_not_kept(self):
+        with tempfile.TemporaryDirectory() as directory:
+            paths = {name: pathlib.Path(directory, "store", name) for name in "ab"}
+            baseline.keep({"a": baseline.Result("fail", "x"), "b": baseline.Result("timeout", "y")}, paths)
+            self.assertEqual([path.exists() for path in paths.values()], [True, False])
 
 
 class Config(unittest.TestCase):

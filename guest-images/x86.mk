@@ -29,12 +29,11 @@ proof_npt    = (?s)kvm_amd: Nested Paging enabled.*init: kvm.tdp_mmu=Y
 mode_legacy  = kvm_amd.npt=1 kvm_intel.ept=1 kvm.tdp_mmu=0
 proof_legacy = (?s)kvm_amd: Nested Paging enabled.*init: kvm.tdp_mmu=N
 mode_shadow  = kvm_amd.npt=0 kvm_intel.ept=0
+proof_shadow = kvm_amd: Nested Paging disabled
 # Nested paging in TCG (QEMU 7.2 and 10.0) goes wrong if another thread changes the tables:
 # a guest under stress shuts down or never exits, with npt on several threads alone.
 threads_npt    = single
 threads_legacy = single
-proof_shadow = kvm_amd: Nested Paging disabled
-
 
 page_size    = 4096
 

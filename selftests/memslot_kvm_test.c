@@ -17,13 +17,13 @@
 #define PAGES	16
 
 /* A flagged slot whose pages are in the page cache, and a reader. */
-static struct test_vm start(void)
+static void start(struct test_vm *t, struct reader *r)
 {
-	struct test_vm t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, FLAG);
-
-	fill_page_cache(&t);
-	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
-	return t;
+	REQUIRE_FLAG();
+	*t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, FLAG);
+	fill_page_cache(t);
+	uffd_register(t, UFFDIO_REGISTER_MODE_MINOR);
+	reader_start(r, t);
 }
 
 static void stop(struct test_vm *t, struct reader *r, size_t page)
@@ -41,9 +41,7 @@ CASE(steal_time_waits)
 	struct test_vm t;
 	struct reader r;
 
-	REQUIRE_FLAG();
-	t = start();
-	reader_start(&r, &t);
+	start(&t, &r);
 	request_steal_time(&t, 0, page_gpa(&t, 4));
 	request(&t, 0, ACCESS_NONE, 0);
 	run_to_completion(&t, 0);
@@ -69,10 +67,8 @@ CASE(kvm_map_waits)
 	struct test_vm t;
 	struct reader r;
 
-	REQUIRE_FLAG();
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
-	t = start();
-	reader_start(&r, &t);
+	start(&t, &r);
 	request_call(&t, 0, guest_vmsave, 2 * t.page_size);
 	run_to_completion(&t, 0);
 	stop(&t, &r, 2);
@@ -96,10 +92,8 @@ CASE(nested_entry_waits)
 	struct reader r;
 	uint32_t code;
 
-	REQUIRE_FLAG();
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
-	t = start();
-	reader_start(&r, &t);
+	start(&t, &r);
 	request_call(&t, 0, guest_vmrun, 3 * t.page_size);
 	code = run_to_completion(&t, 0);
 	TEST_ASSERT(code == -1u, "VMRUN should report an invalid VMCB, not 0x%x", code);
@@ -112,9 +106,7 @@ CASE(pfncache_waits)
 	struct test_vm t;
 	struct reader r;
 
-	REQUIRE_FLAG();
-	t = start();
-	reader_start(&r, &t);
+	start(&t, &r);
 	vcpu_set_msr(t.vcpus[0], MSR_KVM_SYSTEM_TIME_NEW, page_gpa(&t, 5) | KVM_MSR_ENABLED);
 	request(&t, 0, ACCESS_NONE, 0);
 	run_to_completion(&t, 0);
@@ -139,10 +131,8 @@ CASE(emulator_waits)
 	struct kvm_run *run;
 	int error;
 
-	REQUIRE_FLAG();
-	t = start();
+	start(&t, &r);
 	run = t.vcpus[0]->run;
-	reader_start(&r, &t);
 	request_call(&t, 0, guest_outs, 6 * t.page_size);
 	error = run_vcpu(t.vcpus[0]);
 	TEST_ASSERT(!error && run->exit_reason == KVM_EXIT_IO && run->io.port == OUTS_PORT,
@@ -164,10 +154,8 @@ CASE(pre_fault_waits)
 	struct test_vm t;
 	struct reader r;
 
-	REQUIRE_FLAG();
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
-	t = start();
-	reader_start(&r, &t);
+	start(&t, &r);
 	TEST_ASSERT(!__vcpu_ioctl(t.vcpus[0], KVM_PRE_FAULT_MEMORY, &range),
 		    "KVM_PRE_FAULT_MEMORY should populate the page, errno %d", errno);
 	TEST_ASSERT(r.faults == 1, "userfaultfd should hear of it once, not %lu times", r.faults);
@@ -207,9 +195,7 @@ CASE(async_page_fault)
 	struct test_vm t;
 	struct reader r;
 
-	REQUIRE_FLAG();
-	t = start();
-	reader_start(&r, &t);
+	start(&t, &r);
 	test_vm_set_flags(&t, V2, 0);
 	check_worker_waits(&t, &r, 1);
 
@@ -272,13 +258,11 @@ CASE(its_save_waits)
 	struct reader r;
 	int gic, its;
 
-	REQUIRE_FLAG();
-	t = start();
+	start(&t, &r);
 	gic = vgic_v3_setup(t.vm, 1, 64);
 	TEST_REQUIRE(gic >= 0);
 	its = vgic_its_setup(t.vm);
 	kvm_device_attr_set(its, KVM_DEV_ARM_VGIC_GRP_ITS_REGS, GITS_BASER_COLLECTIONS, &baser);
-	reader_start(&r, &t);
 	kvm_device_attr_set(its, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_ITS_SAVE_TABLES, NULL);
 	close(its);
 	close(gic);
