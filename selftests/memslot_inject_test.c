@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -111,15 +112,17 @@ CASE(inject_run)
 
 #define SIZE	0x200000ul
 
+/* By ioctl() itself: the library opens /dev/kvm on the way, which would fail as well. */
 static int set_slot(struct kvm_vm *vm, enum ioctl_version version, uint32_t flags, uint64_t size, void *memory)
 {
-	int r;
+	struct kvm_userspace_memory_region2 region = {
+		.slot = TEST_SLOT, .flags = flags, .guest_phys_addr = TEST_GPA,
+		.memory_size = size, .userspace_addr = (uintptr_t)memory,
+	};
 
-	if (version == V1)
-		r = __vm_set_user_memory_region(vm, TEST_SLOT, flags, TEST_GPA, size, memory);
-	else
-		r = __vm_set_user_memory_region2(vm, TEST_SLOT, flags, TEST_GPA, size, memory, 0, 0);
-	return r ? -errno : 0;
+	/* The first version's structure is the head of the second's. */
+	return ioctl(vm->fd, version == V1 ? KVM_SET_USER_MEMORY_REGION : KVM_SET_USER_MEMORY_REGION2,
+		     &region) ? -errno : 0;
 }
 
 /*
