@@ -16,7 +16,7 @@ the machine is lost, the cases that did not get their turn count as well.
 The knobs are those of run.py, and MUTANTS (shell patterns), GUEST (the make command that
 builds one kernel), TREE (the series, applied, for this alone).
 
-Writes results/RUN/mutants.txt and, if everything was tried, results/mutants-ARCH.txt.
+Writes results/RUN/mutants-ARCH.txt and, without MUTANTS, results/mutants-ARCH.txt.
 Exit status: 0, or 1 if a mutant survived, 2 if one could not be tried.
 """
 import dataclasses
@@ -159,7 +159,7 @@ def report(arch, lines, verdicts, mutants, whole):
     missing = unproven(mutants, arch)
     head = [f"{len(verdicts)} mutants of {release}: {verdicts.count('killed')} killed, "
             f"{verdicts.count('SURVIVED')} survived, {verdicts.count('ERROR')} not tried", ""]
-    tail = ["", "cases that no mutant names: " + (" ".join(missing) or "none")] if whole else []
+    tail = ["", "cases that no mutant names, besides those of CONFIG=debug: " + (" ".join(missing) or "none")] if whole else []
     return "\n".join(head + lines + tail) + "\n"
 
 

@@ -11,7 +11,8 @@ import pathlib
 import sys
 
 import run
-from arch import ROOT, BadInput
+import cases
+from arch import ROOT, BadInput, names
 
 BEGIN, END = "<!-- table: make bench reference -->\n", "<!-- end of table -->\n"
 
@@ -23,6 +24,10 @@ def reference_text(directory):
         raise BadInput(f"{directory} is not a run of make bench that passed")
     if any("-local" in m["release"] for m in metas):
         raise BadInput(f"{directory} was built from a tree with changes that are not in kernel-patches/")
+    wanted = [case.name for case in cases.load(cases.default_path("bench"))]
+    if {m["arch"] for m in metas} != set(names()) or any(
+            m["config"] or m["series"] != "patched" or [r["name"] for r in m["results"]] != wanted for m in metas):
+        raise BadInput(f"{directory} did not measure every mode of the series on each architecture; make bench does")
     lines = [table.read_text().rstrip("\n"), ""]
     lines += [f"{m['arch']}/{m['mode']}: {m['release']}, {m['compiler']}, {m['qemu']}" for m in metas]
     return "\n".join(lines) + "\n"

@@ -2,7 +2,8 @@
 """A run: some boots, their directory below results/, and what is said at its end.
 
 The knobs come from make, by environment: SERIES, BASE, CASES, MODE, ACCEL, QEMU,
-TIMEOUT, CPUS, CONFIG, OUT (what was built), RESULTS (where runs go).
+TIMEOUT, CPUS, CONFIG, SEED, STRESS, OPS, DEFAULT_BASE, OUT (what was built), RESULTS
+(where runs go).
 """
 import dataclasses
 import errno

@@ -14,7 +14,7 @@ class Verdict(enum.IntEnum):
     FAIL = 1         # a test failed
     HARNESS = 2      # the harness or its input is at fault: no statement on the kernel
     SPLAT = 3        # the kernel complained about itself
-    SKIP = 4         # a case that must run was skipped, or the other way round
+    SKIP = 4         # a case that must run was skipped, or one for another reason than the missing series
     LOST = 5         # the machine died: panic, reset, QEMU killed
     TIMEOUT = 124    # a case or the machine took too long
     INTERRUPTED = 130

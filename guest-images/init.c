@@ -14,7 +14,8 @@
  *   KTAP version 1, 1..N   the plan first, so that a missing result is noticed
  *   # fact key=value       what this machine is, for the host to compare
  *   # case NAME SECONDS    once per case, its limit; then its output, "# "-prefixed
- *   ok|not ok N NAME [# SKIP reason | # TIMEOUT seconds]
+ *   ok|not ok N NAME [# SKIP reason | # TIMEOUT N seconds | # exit=N | # signal=N]
+ *   Bail out! reason       nothing follows; the machine was given up
  *   # end                  nothing follows; without it the machine was lost
  */
 #define _GNU_SOURCE

@@ -9,9 +9,8 @@ deb_arch     = amd64
 # Where this architecture's own tests are in the KVM selftests
 kvm_tests    = x86_64
 
-# The machine, L1.  EPYC: TCG emulates SVM but not VMX, and its default model is
-# an Intel one, on which kvm_amd refuses to load.  check=off: be quiet about what
-# else EPYC has and TCG lacks.
+# The machine, L1.  EPYC: TCG emulates SVM but not VMX, so it takes a model of AMD's, and
+# one with nested paging.  check=off: be quiet about what else EPYC has and TCG lacks.
 qemu         = qemu-system-x86_64
 machine      = microvm,acpi=off,isa-serial=on,rtc=on
 cpu_tcg      = EPYC,check=off

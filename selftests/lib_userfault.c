@@ -2,7 +2,8 @@
 /*
  * How a VMM provides memory to a memslot with KVM_MEM_ABSENT_MAPPING_FAULT: in the
  * vCPU's thread after an exit, and in a reader of the userfaultfd for everybody else.
- * The tests and the benchmark use this one copy; harness.h says what each promises.
+ * The tests and the benchmark share it, but for the reader; harness.h says what each
+ * function promises.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -166,6 +167,8 @@ static void serve(struct reader *r)
 	TEST_ASSERT(msg.event == UFFD_EVENT_PAGEFAULT, "only page faults are expected, not %u", msg.event);
 	r->last = msg.arg.pagefault.address;
 	r->task = msg.arg.pagefault.feat.ptid;
+	/* Before it is woken: who has slept may look at this count at once. */
+	__atomic_add_fetch(&r->faults, 1, __ATOMIC_SEQ_CST);
 	error = provide(r->t, (char *)r->last, true);
 	if (error == -EEXIST) {
 		/* A failed COPY or CONTINUE wakes no one, and a vCPU never does. */
@@ -173,7 +176,6 @@ static void serve(struct reader *r)
 		error = ioctl(r->t->uffd, UFFDIO_WAKE, &range) ? -errno : 0;
 	}
 	TEST_ASSERT(!error, "serving 0x%lx should work, not fail with %s", r->last, strerror(-error));
-	__atomic_add_fetch(&r->faults, 1, __ATOMIC_SEQ_CST);
 }
 
 static void *reader_main(void *arg)

@@ -64,10 +64,39 @@ CASE(absent_fetch)
 	absent_exits(ACCESS_FETCH, 0);
 }
 
+static bool is_dirty(struct test_vm *t, size_t page)
+{
+	unsigned long dirty[1] = {};
+
+	kvm_vm_get_dirty_log(t->vm, TEST_SLOT, dirty);
+	return dirty[0] & 1ul << page;
+}
+
+/* The log has a page once it was written, not when the access exits. */
+static void check_log_of_exits(void)
+{
+	struct test_vm t;
+	size_t page;
+
+	t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, FLAG | KVM_MEM_LOG_DIRTY_PAGES);
+	fill_page_cache(&t);
+	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
+	for (page = 0; page < PAGES; page++) {
+		request(&t, 0, ACCESS_WRITE, page * t.page_size);
+		run_to_memory_fault(&t, 0, page);
+		TEST_ASSERT(!is_dirty(&t, page), "page %zu was not written yet", page);
+		TEST_ASSERT(resolve(&t, t.vcpus[0], -EFAULT), "page %zu should not have been provided before", page);
+		access_completes(&t, ACCESS_WRITE, page);
+		TEST_ASSERT(is_dirty(&t, page), "page %zu should be in the log", page);
+	}
+	test_vm_free(&t);
+}
+
 /* Post-copy can meet dirty logging: neither flag takes anything from the other. */
 CASE(absent_write_logged)
 {
 	absent_exits(ACCESS_WRITE, KVM_MEM_LOG_DIRTY_PAGES);
+	check_log_of_exits();
 }
 
 /* Dirty logging has KVM map pages read-only at first; it still looks for writable ones. */
@@ -324,18 +353,15 @@ static uint64_t exits_of_writes(struct test_vm *t)
 }
 
 /*
- * Toggling the flag while dirty logging is on leaves mappings alone: the guest can
- * write to what it has dirtied before without faulting again.  A fault per page would
- * double the exits, of which each request takes one for its ucall.
+ * The guest can write to what it has written before without faulting again.  A fault
+ * per page would double the exits, of which each request takes one for its ucall.
  */
-CASE(toggle_keeps_mappings)
+static void check_toggle_keeps_mappings(uint32_t log)
 {
-	const uint32_t log = KVM_MEM_LOG_DIRTY_PAGES;
 	unsigned long dirty = 0;
 	struct test_vm t;
 	uint64_t settled, toggled;
 
-	REQUIRE_FLAG();
 	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 64, log);
 	exits_of_writes(&t);
 	settled = exits_of_writes(&t);
@@ -345,9 +371,19 @@ CASE(toggle_keeps_mappings)
 	TEST_ASSERT(toggled < settled + t.pages / 2,
 		    "64 writes took %lu exits before the flag was toggled, and %lu after",
 		    settled, toggled);
-	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
-	TEST_ASSERT(dirty == ~0ul, "all 64 pages should be in the dirty log, not 0x%lx", dirty);
+	if (log) {
+		kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
+		TEST_ASSERT(dirty == ~0ul, "all 64 pages should be in the dirty log, not 0x%lx", dirty);
+	}
 	test_vm_free(&t);
+}
+
+/* Toggling the flag leaves mappings alone, dirty logging or not. */
+CASE(toggle_keeps_mappings)
+{
+	REQUIRE_FLAG();
+	check_toggle_keeps_mappings(0);
+	check_toggle_keeps_mappings(KVM_MEM_LOG_DIRTY_PAGES);
 }
 
 /* Dirty logging begins on a live slot: it sees every write from then on. */
@@ -364,6 +400,14 @@ static void check_log_enabled_late(uint32_t before, uint32_t after)
 	access_completes(&t, ACCESS_WRITE, 63);
 	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
 	TEST_ASSERT(dirty == (1ul << 3 | 1ul << 63), "pages 3 and 63 should be in the dirty log, not 0x%lx", dirty);
+
+	/* And the flag has become what was asked for, in the same call. */
+	TEST_ASSERT(!madvise(page_hva(&t, 5), t.page_size, MADV_DONTNEED), "madvise() should work");
+	request(&t, 0, ACCESS_READ, 5 * t.page_size);
+	if (after & FLAG)
+		run_to_memory_fault(&t, 0, 5);
+	else
+		run_to_completion(&t, 0);
 	test_vm_free(&t);
 }
 

@@ -23,6 +23,14 @@
 #define UNIT_PAGES	4ul
 #define PAGES		(UNITS * UNIT_PAGES)
 #define MAGIC		0x5a5aull
+#define CHECK_EVERY	200	/* ioctls */
+
+static uint64_t parameter(const char *name, uint64_t missing)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 0) : missing;
+}
 
 /* --- the model --- */
 
@@ -153,6 +161,7 @@ struct accessor {
 	struct test_vm *t;
 	int vcpu;
 	pthread_t thread;
+	pthread_mutex_t lock;	/* held during an access */
 	uint64_t random, accesses, exits;
 };
 
@@ -173,11 +182,14 @@ static bool in_window(struct kvm_run *run)
 	       run->mmio.phys_addr < TEST_GPA + PAGES * getpagesize();
 }
 
-/* One access; where there is no memory it reads as the magic number, and writes are lost. */
+/* What is read where there is no memory, a number that no page has. */
+#define NO_MEMORY	(MAGIC << 16 | 0xffff)
+
+/* One access; writes to no memory are lost. */
 static uint64_t run_access(struct accessor *a)
 {
 	struct kvm_vcpu *vcpu = a->t->vcpus[a->vcpu];
-	uint64_t magic = MAGIC << 16;
+	uint64_t magic = NO_MEMORY;
 	int error;
 
 	for (;;) {
@@ -204,6 +216,7 @@ static void *access_all(void *arg)
 
 	while (!stop) {
 		a->random = a->random * 6364136223846793005ull + 1442695040888963407ull;
+		pthread_mutex_lock(&a->lock);
 		if (a->random >> 63)
 			request(a->t, a->vcpu, ACCESS_READ, (a->random >> 40) % PAGES * a->t->page_size);
 		else
@@ -211,6 +224,7 @@ static void *access_all(void *arg)
 		value = run_access(a);
 		TEST_ASSERT(value >> 16 == MAGIC, "the guest should read one of the pages, not 0x%lx", value);
 		a->accesses++;
+		pthread_mutex_unlock(&a->lock);
 		/*
 		 * An ioctl that is accepted waits for workers, to which two threads that
 		 * never sleep leave little of two CPUs.
@@ -220,14 +234,61 @@ static void *access_all(void *arg)
 	return NULL;
 }
 
-/* --- */
+/* --- the model, as a vCPU sees it --- */
 
-static uint64_t parameter(const char *name, uint64_t missing)
+static const struct slot *find_slot(uint64_t gpa)
 {
-	const char *text = getenv(name);
+	int i;
 
-	return text ? strtoull(text, NULL, 0) : missing;
+	for (i = 0; i < SLOTS; i++)
+		if (gpa >= slots[0][i].gpa && gpa < slots[0][i].gpa + slots[0][i].size)
+			return &slots[0][i];
+	return NULL;
 }
+
+/* With all memory absent, one access exits if the slot has the flag, and finds its page. */
+static void check_access(struct accessor *a, size_t page)
+{
+	const struct slot *s = find_slot(page_gpa(a->t, page));
+	uint64_t value, want = NO_MEMORY, exits = a->exits;
+
+	if (s)
+		want = MAGIC << 16 | (s->hva + page_gpa(a->t, page) - s->gpa - (uintptr_t)a->t->hva) / a->t->page_size;
+	madvise(a->t->hva, PAGES * a->t->page_size, MADV_DONTNEED);
+	request(a->t, a->vcpu, ACCESS_READ, page * a->t->page_size);
+	value = run_access(a);
+	TEST_ASSERT(value == want, "seed %lu: gpa 0x%lx reads as 0x%lx instead of 0x%lx", parameter("seed", 1),
+		    page_gpa(a->t, page), value, want);
+	TEST_ASSERT(a->exits - exits == (s && s->flags & FLAG), "seed %lu: gpa 0x%lx exits %lu times, flags 0x%x",
+		    parameter("seed", 1), page_gpa(a->t, page), a->exits - exits, s ? s->flags : 0);
+}
+
+/* Each vCPU in turn, while the other one is stopped: a page of each unit. */
+static void check_memory(struct accessor *a, uint64_t round)
+{
+	size_t unit;
+	int i;
+
+	for (i = 0; i < VCPUS; i++)
+		pthread_mutex_lock(&a[i].lock);
+	for (unit = 0; unit < UNITS; unit++)
+		check_access(&a[(unit + round) % VCPUS], unit * UNIT_PAGES + round % UNIT_PAGES);
+	for (i = 0; i < VCPUS; i++)
+		pthread_mutex_unlock(&a[i].lock);
+}
+
+/* Let each vCPU get an access done, so that ioctls don't have the machine for themselves. */
+static void wait_for_accesses(struct accessor *a)
+{
+	uint64_t before;
+	int i;
+
+	for (i = 0; i < VCPUS; i++)
+		for (before = a[i].accesses; READ_ONCE(a[i].accesses) == before;)
+			usleep(100);
+}
+
+/* --- */
 
 static void fuzz(struct test_vm *t, uint64_t ops, struct accessor *a)
 {
@@ -244,12 +305,17 @@ static void fuzz(struct test_vm *t, uint64_t ops, struct accessor *a)
 			    op.version + 1, op.space, op.slot, op.flags, op.gpa, op.size, op.hva, want, r);
 		accepted += !r;
 		if (!pick(8))
-			madvise(t->hva + pick(PAGES) * t->page_size, t->page_size, MADV_DONTNEED);
+			madvise(t->hva, PAGES * t->page_size, MADV_DONTNEED);
+		if (i % CHECK_EVERY == CHECK_EVERY - 1 || i == ops - 1) {
+			wait_for_accesses(a);
+			check_memory(a, i / CHECK_EVERY);
+		}
 		if (i % 20000 == 19999 || i == ops - 1)
 			printf("%lu ioctls, %lu accepted, accesses %lu + %lu, exits %lu + %lu\n", i + 1, accepted,
 			       a[0].accesses, a[1].accesses, a[0].exits, a[1].exits);
 	}
 	TEST_ASSERT(accepted && accepted < ops, "some should be accepted, not %lu of %lu", accepted, ops);
+	TEST_ASSERT(a[0].exits && a[1].exits, "each vCPU should have exited");
 }
 
 CASE(fuzz_memslots)
@@ -268,15 +334,14 @@ CASE(fuzz_memslots)
 	/* The slot that came with the VM is the fuzzer's first. */
 	slots[0][0] = (struct slot){ TEST_GPA, PAGES * t.page_size, (uintptr_t)t.hva, 0 };
 	for (i = 0; i < VCPUS; i++) {
-		accessors[i] = (struct accessor){ .t = &t, .vcpu = i, .random = parameter("seed", 1) + i };
+		accessors[i] = (struct accessor){ .t = &t, .vcpu = i, .random = parameter("seed", 1) + i,
+						.lock = PTHREAD_MUTEX_INITIALIZER };
 		TEST_ASSERT(!pthread_create(&accessors[i].thread, NULL, access_all, &accessors[i]), "pthread_create() should work");
 	}
 	fuzz(&t, parameter("ops", 2000), accessors);
 	stop = true;
-	for (i = 0; i < VCPUS; i++) {
+	for (i = 0; i < VCPUS; i++)
 		pthread_join(accessors[i].thread, NULL);
-		TEST_ASSERT(accessors[i].accesses, "vCPU %d should have got somewhere", i);
-	}
 	/* The library would delete slots that are not there any more. */
 	_exit(0);
 }

@@ -7,7 +7,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +17,6 @@
 #include "harness.h"
 
 #define FLAG	KVM_MEM_ABSENT_MAPPING_FAULT
-#define PAGES	256
 #define DEBUGFS	"/sys/kernel/debug/"
 
 /* Without a stack trace for each, and also where the allocation may sleep. */
@@ -59,65 +57,95 @@ static bool disarm(void)
 	return taken;
 }
 
-static void check_run_error(struct test_vm *t, int error, size_t page)
+/* One access to an absent page, by a vCPU that has never run. */
+struct injected_run {
+	struct test_vm t;
+	int error;
+	bool taken;	/* something has failed that would not have */
+	bool annotated;	/* and so the access has */
+};
+
+#define PAGE	5
+
+/* What KVM_RUN said of the first try, with @flags on the slot. */
+static void check_run(struct injected_run *r, uint32_t flags)
 {
-	if (error == -EFAULT)
-		check_memory_fault(t, 0, error, page);
-	else
-		TEST_ASSERT(!error || error == -ENOMEM || error == -EAGAIN, "KVM_RUN returns %d", error);
+	struct kvm_run *run = r->t.vcpus[0]->run;
+	bool in_slot = run->memory_fault.gpa >= TEST_GPA;
+
+	if (r->error == -EFAULT) {
+		/* The guest's code and page tables are elsewhere. */
+		check_memory_fault(&r->t, 0, r->error, in_slot ? PAGE : (run->memory_fault.gpa - TEST_GPA) / getpagesize());
+		TEST_ASSERT(r->taken || (flags && in_slot), "nothing has failed, but KVM_RUN does");
+		r->annotated = r->taken && in_slot;
+	} else if (r->error) {
+		TEST_ASSERT(r->taken && (r->error == -ENOMEM || r->error == -EAGAIN), "KVM_RUN returns %d", r->error);
+	} else {
+		TEST_ASSERT(!flags, "the access should not complete");
+		TEST_ASSERT(completion(&r->t, 0) == TEST_GVA + PAGE * r->t.page_size, "the guest should have written");
+	}
 }
 
-/* An access to an absent page, failing in each place; then undisturbed. */
+/* Undisturbed, the access does what it would have done. */
+static void repair_run(struct injected_run *r, uint32_t flags)
+{
+	if (flags) {
+		run_to_memory_fault(&r->t, 0, PAGE);
+		TEST_ASSERT(!populate(&r->t, page_hva(&r->t, PAGE)), "populating should work");
+	}
+	if (r->error)
+		TEST_ASSERT(run_to_completion(&r->t, 0) == TEST_GVA + PAGE * r->t.page_size,
+			    "the guest should have written");
+}
+
+/* The access fails in each place, each time on a new VM.  Returns how often it was annotated. */
 static int inject_into_run(uint32_t flags)
 {
-	int nth, error, injected = 0;
-	struct test_vm t;
-	bool taken = true;
+	struct injected_run r = { .taken = true };
+	int nth, annotated = 0;
 
-	t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, flags);
-	fill_page_cache(&t);
-	if (flags)
-		uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
-	for (nth = 1; taken; nth++) {
-		TEST_ASSERT(nth < PAGES, "there is no end of failures");
-		/* Without the flag, a write: a read would map the next pages too. */
-		request(&t, 0, ACCESS_WRITE, nth * t.page_size);
+	for (nth = 1; r.taken; nth++) {
+		TEST_ASSERT(nth < 1000, "there is no end of failures");
+		r = (struct injected_run){ .t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 16, flags) };
+		request(&r.t, 0, ACCESS_WRITE, PAGE * r.t.page_size);
 		arm(nth);
-		error = run_vcpu(t.vcpus[0]);
-		taken = disarm();
-		injected += taken;
-		check_run_error(&t, error, nth);
-		if (error && flags) {
-			run_to_memory_fault(&t, 0, nth);
-			resolve(&t, t.vcpus[0], -EFAULT);
-		}
-		if (error)
-			access_completes(&t, ACCESS_WRITE, nth);
+		r.error = run_vcpu(r.t.vcpus[0]);
+		r.taken = disarm();
+		check_run(&r, flags);
+		repair_run(&r, flags);
+		annotated += r.annotated;
+		test_vm_free(&r.t);
 	}
-	test_vm_free(&t);
-	return injected;
+	printf("flags 0x%x: %d failures, after %d of them an exit\n", flags, nth - 2, annotated);
+	TEST_ASSERT(nth > 3, "more should have failed than %d times", nth - 2);
+	return annotated;
 }
 
 CASE(inject_run)
 {
-	int flagged, unflagged;
+	int annotated;
 
 	REQUIRE_FLAG();
 	enable_injection();
-	flagged = inject_into_run(FLAG);
-	unflagged = inject_into_run(0);
-	printf("%d failures under the flag, %d without\n", flagged, unflagged);
-	TEST_ASSERT(flagged && unflagged, "something should have failed");
+	inject_into_run(FLAG);
+	annotated = inject_into_run(0);
+	/* With asynchronous page faults KVM looks twice, and only one look fails. */
+	TEST_ASSERT(annotated || kvm_check_cap(KVM_CAP_ASYNC_PF), "memory that can't be had should be an exit");
 }
 
 #define SIZE	0x200000ul
 
+struct slot {
+	uint64_t gpa, size;
+	uint32_t flags;
+};
+
 /* By ioctl() itself: the library opens /dev/kvm on the way, which would fail as well. */
-static int set_slot(struct kvm_vm *vm, enum ioctl_version version, uint32_t flags, uint64_t size, void *memory)
+static int set_slot(struct kvm_vm *vm, enum ioctl_version version, int slot, const struct slot *s, void *memory)
 {
 	struct kvm_userspace_memory_region2 region = {
-		.slot = TEST_SLOT, .flags = flags, .guest_phys_addr = TEST_GPA,
-		.memory_size = size, .userspace_addr = (uintptr_t)memory,
+		.slot = slot, .flags = s->flags, .guest_phys_addr = s->gpa,
+		.memory_size = s->size, .userspace_addr = (uintptr_t)memory,
 	};
 
 	/* The first version's structure is the head of the second's. */
@@ -125,12 +153,58 @@ static int set_slot(struct kvm_vm *vm, enum ioctl_version version, uint32_t flag
 		     &region) ? -errno : 0;
 }
 
+/* Whether a slot is in the way of another one there. */
+static bool is_occupied(struct kvm_vm *vm, uint64_t gpa, void *memory)
+{
+	int r = set_slot(vm, V2, TEST_SLOT + 1, &(struct slot){ gpa, SIZE }, memory);
+
+	TEST_ASSERT(!r || r == -EEXIST, "creating a slot returns %d", r);
+	if (!r)
+		TEST_ASSERT(!set_slot(vm, V2, TEST_SLOT + 1, &(struct slot){ gpa }, memory), "deleting should work");
+	return r;
+}
+
+static bool has_log(struct kvm_vm *vm)
+{
+	static uint8_t bitmap[SIZE / 4096 / 8];
+	struct kvm_dirty_log log = { .slot = TEST_SLOT, .dirty_bitmap = bitmap };
+	int r = ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) ? -errno : 0;
+
+	TEST_ASSERT(!r || r == -ENOENT, "KVM_GET_DIRTY_LOG returns %d", r);
+	return !r;
+}
+
 /*
- * Bring the slot from one state to another, failing in each place.  What has failed has
- * changed nothing: the same call works afterwards, which it would not if half done.
+ * Whether the flag is set, where it could only be seen by an access: a call that changes
+ * nothing allocates nothing.  Its first chance to fail is to copy the arguments.
  */
-static int inject_into_slot(enum ioctl_version version, uint32_t flags, uint64_t size,
-			    uint32_t before_flags, uint64_t before_size)
+static bool is_flagged(struct kvm_vm *vm, enum ioctl_version version, const struct slot *s, void *memory)
+{
+	struct slot flagged = *s;
+	int r;
+
+	flagged.flags |= FLAG;
+	arm(2);
+	r = set_slot(vm, version, TEST_SLOT, &flagged, memory);
+	disarm();
+	TEST_ASSERT(!r || r == -ENOMEM, "setting the flag returns %d", r);
+	return !r;
+}
+
+/* What failed has changed nothing. */
+static void check_slot(struct kvm_vm *vm, enum ioctl_version version, const struct slot *is,
+		       const struct slot *failed, void *memory)
+{
+	TEST_ASSERT(is_occupied(vm, is->gpa, memory) == !!is->size, "the slot should be as it was");
+	if (failed->gpa != is->gpa)
+		TEST_ASSERT(!is_occupied(vm, failed->gpa, memory), "the slot should not have moved");
+	TEST_ASSERT(has_log(vm) == !!(is->flags & KVM_MEM_LOG_DIRTY_PAGES), "the dirty log should be as it was");
+	if (is->size)
+		TEST_ASSERT(is_flagged(vm, version, is, memory) == !!(is->flags & FLAG), "the flag should be as it was");
+}
+
+/* Bring the slot from one state to another, failing in each place; then undisturbed. */
+static int inject_into_slot(enum ioctl_version version, struct slot from, struct slot to)
 {
 	struct kvm_vm *vm = vm_create_barebones();
 	void *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -138,18 +212,20 @@ static int inject_into_slot(enum ioctl_version version, uint32_t flags, uint64_t
 	bool taken = true;
 
 	for (nth = 1; taken; nth++) {
-		TEST_ASSERT(nth < PAGES, "there is no end of failures");
-		if (before_size)
-			TEST_ASSERT(!set_slot(vm, version, before_flags, before_size, memory), "setting up should work");
+		TEST_ASSERT(nth < 1000, "there is no end of failures");
+		if (from.size)
+			TEST_ASSERT(!set_slot(vm, version, TEST_SLOT, &from, memory), "setting up should work");
 		arm(nth);
-		r = set_slot(vm, version, flags, size, memory);
+		r = set_slot(vm, version, TEST_SLOT, &to, memory);
 		taken = disarm();
-		injected += taken;
+		injected += !!r;
 		TEST_ASSERT(!r || (taken && (r == -ENOMEM || r == -EFAULT)), "the ioctl returns %d", r);
-		if (r)
-			TEST_ASSERT(!set_slot(vm, version, flags, size, memory), "the same call should work");
-		if (size)
-			TEST_ASSERT(!set_slot(vm, version, 0, 0, memory), "deleting should work");
+		if (r) {
+			check_slot(vm, version, &from, &to, memory);
+			TEST_ASSERT(!set_slot(vm, version, TEST_SLOT, &to, memory), "the same call should work");
+		}
+		if (to.size)
+			TEST_ASSERT(!set_slot(vm, version, TEST_SLOT, &(struct slot){ to.gpa }, memory), "deleting should work");
 	}
 	munmap(memory, SIZE);
 	kvm_vm_free(vm);
@@ -159,15 +235,25 @@ static int inject_into_slot(enum ioctl_version version, uint32_t flags, uint64_t
 CASE(inject_slot)
 {
 	const uint32_t log = KVM_MEM_LOG_DIRTY_PAGES;
+	const struct { const char *name; struct slot from, to; } changes[] = {
+		{ "create", { TEST_GPA }, { TEST_GPA, SIZE, FLAG } },
+		{ "create logged", { TEST_GPA }, { TEST_GPA, SIZE, FLAG | log } },
+		{ "set", { TEST_GPA, SIZE }, { TEST_GPA, SIZE, FLAG } },
+		{ "clear", { TEST_GPA, SIZE, FLAG }, { TEST_GPA, SIZE } },
+		{ "log", { TEST_GPA, SIZE, FLAG }, { TEST_GPA, SIZE, FLAG | log } },
+		{ "move", { TEST_GPA, SIZE, FLAG }, { TEST_GPA + SIZE, SIZE, FLAG } },
+		{ "delete", { TEST_GPA, SIZE, FLAG }, { TEST_GPA } },
+	};
 	enum ioctl_version version;
+	int i, injected;
 
 	REQUIRE_FLAG();
 	enable_injection();
-	for (version = V1; version <= V2; version++)
-		printf("version %d: create %d, create logged %d, toggle %d, log %d, delete %d\n", version + 1,
-		       inject_into_slot(version, FLAG, SIZE, 0, 0),
-		       inject_into_slot(version, FLAG | log, SIZE, 0, 0),
-		       inject_into_slot(version, FLAG, SIZE, 0, SIZE),
-		       inject_into_slot(version, FLAG | log, SIZE, FLAG, SIZE),
-		       inject_into_slot(version, 0, 0, FLAG, SIZE));
+	for (version = V1; version <= V2; version++) {
+		for (i = 0; i < ARRAY_SIZE(changes); i++) {
+			injected = inject_into_slot(version, changes[i].from, changes[i].to);
+			printf("version %d: %s fails in %d places\n", version + 1, changes[i].name, injected);
+			TEST_ASSERT(injected > 1, "more than the copy of the arguments should have failed");
+		}
+	}
 }

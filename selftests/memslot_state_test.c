@@ -144,6 +144,8 @@ static void enter_ksm(struct test_vm *t)
 	while (read_number("/sys/kernel/mm/ksm/pages_sharing") < t->pages)
 		usleep(1000);
 	write_file("/sys/kernel/mm/ksm/run", "0");
+	/* Merged pages stay so.  The next check must not find this twin among its own. */
+	munmap(twin, size);
 }
 
 CASE(state_ksm)
@@ -472,26 +474,40 @@ CASE(state_hwpoison)
 
 /* --- absent and present, whatever the memory is --- */
 
+/* By an access of its own, if it is not there already as part of a huge page. */
+static void check_neighbour(struct test_vm *t, size_t page, bool present)
+{
+	request(t, 0, ACCESS_READ, page * t->page_size);
+	if (!present) {
+		run_to_memory_fault(t, 0, page);
+		TEST_ASSERT(!populate(t, page_hva(t, page)), "populating should work");
+	}
+	TEST_ASSERT(!run_to_completion(t, 0), "page %zu should be there, as zeros", page);
+}
+
 /*
- * Each access, absent first, then present.  The VMM provides a page by writing to it.
+ * Each access, absent first, then present.  The VMM provides a page, or the huge page
+ * that it is part of, by writing to it.
  */
 static void check_backing(enum vm_mem_backing_src_type backing)
 {
 	enum access access;
 	struct test_vm t;
-	size_t granule, page;
+	size_t granule, stride, page;
 
 	REQUIRE_FLAG();
 	granule = get_backing_src_pagesz(backing) / getpagesize();
-	t = test_vm_create(1, backing, 4 * granule, FLAG);
+	stride = granule > 1 ? granule : 2;
+	t = test_vm_create(1, backing, 4 * stride, FLAG);
 	for (access = ACCESS_READ; access <= ACCESS_FETCH; access++) {
 		/* Not the first page of a huge one, nor of the slot */
-		page = access * granule + granule / 2;
+		page = access * stride + granule / 2;
 		request(&t, 0, access, page * t.page_size);
 		run_to_memory_fault(&t, 0, page);
 		write_page(page_hva(&t, page), page_gpa(&t, page));
 		access_completes(&t, access, page);
 		access_completes(&t, ACCESS_WRITE, page);
+		check_neighbour(&t, page + 1, granule > 1);
 	}
 	test_vm_free(&t);
 }
