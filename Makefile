@@ -68,6 +68,12 @@ $(error unknown CONFIG=$(CONFIG); there is no guest-images/$(CONFIG).config)
 endif
 endif
 
+ifneq ($(filter fuzz,$(MAKECMDGOALS)),)
+ifneq ($(MODE)$(CASES)$(CONFIG)$(filter base,$(SERIES)),)
+$(error fuzz sets MODE, CASES, CONFIG and SERIES itself: the first mode, with the kernel's checkers)
+endif
+endif
+
 # --- what is built ---
 
 OUT := $(O)/$(BASE)
@@ -123,12 +129,16 @@ plan-%:
 	$(Q)$(python) ci/$*.py --plan $(archs)
 
 # A tree and an image of their own: the rest can be built meanwhile.
-check-mutants: images
-	@$(python) ci/step.py "$(BASE) mutant: tree" $(OUT)/mutant.tree.log \
-		kernel-patches/apply kernel-patches/$(BASE) patched $(CACHE) $(OUT)/mutant/linux
-	$(running) for a in $(archs); do cp $(OUT)/programs/$$a/initramfs.cpio $(OUT)/mutant/$$a.cpio || exit; done
-	+@exec 8> $(OUT)/mutant/lock; flock 8; GUEST='$(subst SERIES=$(SERIES),SERIES=mutant,$(guest))' TREE=$(OUT)/mutant/linux \
-		$(python) ci/mutants.py $(archs)
+check-mutants: plan-mutants images
+	+$(if $(dry),@echo "mutants for $(archs)",@mkdir -p $(OUT)/mutant; exec 8> $(OUT)/mutants.lock; \
+	flock -n 8 || { echo "  another make tries mutants in $(OUT); waiting for it"; flock 8; }; \
+	$(python) ci/step.py "$(BASE) mutant: tree" $(OUT)/mutant.tree.log \
+		kernel-patches/apply kernel-patches/$(BASE) patched $(CACHE) $(OUT)/mutant/linux && \
+	$(copy_initramfs) && GUEST='$(subst SERIES=$(SERIES),SERIES=mutant,$(guest))' TREE=$(OUT)/mutant/linux \
+		$(python) ci/mutants.py $(archs))
+
+copy_initramfs = (exec 9< $(O)/lock; flock -s 9; \
+	for a in $(archs); do cp $(OUT)/programs/$$a/initramfs.cpio $(OUT)/mutant/$$a.cpio || exit; done)
 
 reference:
 	$(Q)$(python) ci/reference.py $(RESULTS)/latest
@@ -137,7 +147,7 @@ check-harness:
 	$(Q)$(python) -m unittest discover -s ci -p 'test_*.py' $(if $(filter 1,$(V)),-v,-q)
 
 check-series: images
-	+$(lock) kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE) $(archs)
+	+$(if $(dry),@echo "series for $(archs)",$(lock) kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE) $(archs))
 
 shell: arch := $(firstword $(archs))
 shell: images

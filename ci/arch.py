@@ -43,6 +43,7 @@ class Config:
     append: str = ""
     scale: int = 1        # of time limits, on top of the architecture's
     memory_mb: int = 2048  # dirty_log_test maps 1 GiB and a bitmap beside it
+    proof: str = ""       # on the console of each run that ends well
 
 
 def load_config(name, root=ROOT):
@@ -51,7 +52,7 @@ def load_config(name, root=ROOT):
         return Config(name)
     facts = read_facts(path)
     try:
-        return Config(name, facts["append"], int(facts["scale"]), int(facts["memory_mb"]))
+        return Config(name, facts["append"], int(facts["scale"]), int(facts["memory_mb"]), facts.get("proof", ""))
     except (KeyError, ValueError) as error:
         raise BadInput(f"{path}: want append, scale and memory_mb: {error}") from None
 

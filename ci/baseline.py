@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """What upstream's tests do on the base, and how a run of the series compares.
 
-A result on the base is kept in OUT/base/results, by the content of all that it depends
-on, so that it is obtained once.  Two failures are the same if what the test says about
-them is, but for numbers that differ from run to run.
+A test that passes on the base is remembered in OUT/base/results, by the content of all
+that it depends on; what does not pass is asked again each time, since once may have been
+an accident.  Two failures are the same if what the test says about them is, and in which
+of its own parts, but for numbers that differ from run to run.
 """
 import dataclasses
 import hashlib
-import json
 import pathlib
 import re
 
-import guest
 import run
 import verdict
 from arch import ROOT
@@ -19,6 +18,10 @@ from verdict import Finding, Verdict
 
 # Process numbers, errno of a moment, addresses, stack entries
 NOISE = re.compile(r"\bpid=.*|0x[0-9a-f]{6,}|^\s*\d+\s.*|Random seed.*")
+
+
+# Upstream's tests announce their parts by such lines.
+PART = re.compile(r"(Test(ing)?: |Testing )")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +33,10 @@ class Result:
 def signature(result):
     if result.status == "pass":
         return ""
-    said = result.output.partition("Test Assertion Failure")[2] or result.output[-2000:]
-    lines = [NOISE.sub("", line).strip() for line in said.splitlines()]
-    return "\n".join([result.reason, *filter(None, lines)])
+    before, _, after = result.output.partition("Test Assertion Failure")
+    parts = [line for line in before.splitlines() if PART.match(line)] if after else []
+    lines = [NOISE.sub("", line).strip() for line in (after or result.output[-2000:]).splitlines()]
+    return "\n".join([result.reason, f"part {len(parts)}", *parts[-1:], *filter(None, lines)])
 
 
 def is_upstream(case):
@@ -42,8 +46,9 @@ def is_upstream(case):
 def key(request, case):
     """The name of the file that holds the case's result on the base."""
     program = request.initramfs.parent / "bin" / case.command[0]
-    facts = [run.sha256(request.kernel), run.sha256(program), run.first_line(request.qemu, "--version"),
-             request.name, request.accel, str(request.cpus), str(request.scale), str(case.seconds), *case.command]
+    facts = [run.sha256(request.kernel), run.sha256(program), run.sha256(program.with_name("init")),
+             run.first_line(request.qemu, "--version"), repr(request.arch), repr(request.mode), repr(request.config),
+             request.accel, str(request.cpus), str(case.seconds), *case.command]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
@@ -58,31 +63,29 @@ def on_base(request, out):
 def obtain(this, request, store):
     """{case: Result} on the base: from the store, or from a boot.
 
-    Only what a machine that ended well has said is kept, and no hang.
+    What is in the store has passed.
     """
-    files = {case: store / f"{case.name}-{key(request, case)}.json" for case in request.cases}
+    files = {case: store / f"{case.name}-{key(request, case)}.pass" for case in request.cases}
     missing = tuple(case for case, path in files.items() if not path.exists())
     fresh = {}
     if missing:
         request = dataclasses.replace(request, cases=missing)
         directory = this.directory / f"{request.arch.name}-{request.mode.name}-base"
-        directory.mkdir()
         print(f"  {request.name:<14} {len(missing)} of upstream's tests on the base", flush=True)
-        outcome = guest.run(request, directory)
-        boot = this.judge(request, directory, outcome)
-        if any(f.verdict in (Verdict.HARNESS, Verdict.LOST, Verdict.INTERRUPTED) for f in boot.findings):
+        boot = this.trial(request, directory)
+        if any(f.verdict in (Verdict.HARNESS, Verdict.LOST) for f in boot.findings):
             return {}
-        fresh = {result.name: Result(result.status, signature(result)) for result in outcome.stream.results}
+        fresh = {result.name: Result(result.status, signature(result)) for result in boot.outcome.stream.results}
         keep(fresh, {case.name: path for case, path in files.items()})
-    kept = {case.name: Result(*json.loads(path.read_text())) for case, path in files.items() if path.exists()}
-    return {**fresh, **kept}
+    return {**{case.name: Result("pass", "") for case in files if case not in missing}, **fresh}
 
 
 def keep(results, paths):
+    """A file without contents, which cannot be half there, for each test that passes."""
     for name, result in results.items():
-        if result.status != "timeout":
+        if result.status == "pass":
             paths[name].parent.mkdir(parents=True, exist_ok=True)
-            paths[name].write_text(json.dumps([result.status, result.signature]))
+            paths[name].touch()
 
 
 def compare(ours, base):
@@ -105,6 +108,12 @@ def excuse(findings, name):
             if f.case == name and f.verdict == Verdict.FAIL and "tests.ktap" in f.where else f for f in findings]
 
 
+def accuse(findings, name, word):
+    """What selftests/known-failures excuses has to fail on the base, in the same way."""
+    return [Finding(Verdict.FAIL, f.case, f"{word}, not as on the base: {f.text}", f.where)
+            if f.case == name and f.verdict == Verdict.KNOWN else f for f in findings]
+
+
 def compare_boot(this, boot, out):
     """Print what differs from the base; returns False if the base could not be asked."""
     request = on_base(boot.request, out)
@@ -117,8 +126,11 @@ def compare_boot(this, boot, out):
     words = []
     for ours in boot.outcome.stream.results:
         word = compare(ours, results[ours.name]) if ours.name in results else ""
-        if word == "same":
+        listed = any(k.concerns(ours.name, boot.request.arch.name, boot.request.accel) for k in this.known)
+        if word == "same" and not listed:
             boot.findings[:] = excuse(boot.findings, ours.name)
+        elif word in ("new", "different"):
+            boot.findings[:] = accuse(boot.findings, ours.name, word)
         if word:
             words.append(f"{ours.name} {word}")
     print(f"  {boot.request.name:<14} upstream's {len(results)} tests against the base: "

@@ -26,7 +26,9 @@ def check(archs):
         for request in requests:
             this.boot(request)
         if run.knob("COMPARE"):
+            this.unfinished = requests[0]
             baseline.compare_run(this)
+            this.unfinished = None
     finally:
         status = this.summary()
     return status

@@ -5,7 +5,8 @@
 usage: coverage.py ARCH...    (what make coverage calls, with CONFIG=gcov)
 
 A line of the series is one that it adds or changes in what is built for the architecture.
-Each that holds code must have been executed, in any mode, or be excused by a line of
+Each that has a counter ("-": none, a declaration or what the compiler has merged with
+another) must have been executed, in any mode, or be excused by a line of
 kernel-patches/BASE/uncovered:
 	architecture or all | file | text of the line | reason
 One of an architecture that no line needs is a failure as well.
@@ -25,13 +26,16 @@ import tempfile
 import run
 from arch import ROOT, BadInput
 
+# "path\n", the size in hexadecimal, and the data; last "end\n" and how many there were
+RECORD = re.compile(rb"([^\n]+)\n([0-9a-f]{8})\n")
 HUNK = re.compile(r"@@ -\S+ \+(\d+)(?:,(\d+))? @@")
 
 
 def series_lines(tree):
     """{file: {number: text}} of the lines that the series adds to C code."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     diff = subprocess.run(["git", "-C", tree, "diff", "-U0", "origin/base", "HEAD", "--", "*.c", "*.h",
-                           ":!tools", ":!Documentation"], capture_output=True, text=True, check=True).stdout
+                           ":!tools", ":!Documentation"], capture_output=True, text=True, check=True, env=environment).stdout
     found, path, number = collections.defaultdict(dict), "", 0
     for line in diff.splitlines():
         hunk = HUNK.match(line)
@@ -47,15 +51,20 @@ def series_lines(tree):
 
 def records(raw):
     """(path of the .gcda, its bytes) as init.c's send_counters() wrote them."""
-    data, at = raw.read_bytes(), 0
-    while at < len(data):
-        end = data.index(b"\n", at)
-        size = int(data[end + 1:end + 9], 16)
-        start = end + 10
-        if start + size > len(data):
+    data, at, count = raw.read_bytes(), 0, 0
+    while True:
+        match = RECORD.match(data, at)
+        if not match:
             raise BadInput(f"{raw} was cut off")
-        yield data[at:end].decode(), data[start:start + size]
-        at = start + size
+        size, at = int(match[2], 16), match.end()
+        if match[1] == b"end":
+            break
+        if at + size > len(data):
+            raise BadInput(f"{raw} was cut off")
+        yield match[1].decode(), data[at:at + size]
+        at, count = at + size, count + 1
+    if size != count:
+        raise BadInput(f"{raw} has {count} of {size} files")
 
 
 def source_of(name, tree):
@@ -91,6 +100,14 @@ def count_boot(boot, counts):
         count_lines(gcov, objects, str(objects.parent), path, data, counts)
 
 
+def check_built(arch, lines, counts):
+    """What was compiled has counters: else its lines would be missing unnoticed."""
+    objects = pathlib.Path(run.knob("OUT")).resolve() / "patched" / "linux" / f"out-{arch}-gcov"
+    for file in lines:
+        if (objects / file).with_suffix(".o").exists() and file not in counts:
+            raise BadInput(f"{file} is in the kernel of {arch}, but has no counters: GCOV_PROFILE_ in guest-images/gcov.config?")
+
+
 def load_excuses(path):
     excuses = []
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
@@ -113,6 +130,8 @@ def report(arch, lines, counts, excuses):
     for file in built:
         for number, text in lines[file].items():
             if number not in counts[file]:
+                if text.strip():
+                    out.append(f"{'-':>9} {file}:{number}: {text.strip()}")
                 continue
             count, excuse = counts[file][number], excuse_for(excuses, arch, file, text)
             excuse = None if count else excuse
@@ -142,6 +161,7 @@ def main(archs):
         for boot in this.boots:
             if boot.request.arch.name == arch:
                 count_boot(boot, counts)
+        check_built(arch, lines, counts)
         text, code, open_ = report(arch, lines, counts, excuses)
         texts.append(text)
         status = status or int(not code or open_ > 0)

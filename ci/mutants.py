@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Break the series in known ways, and see which case notices.
 
-usage: mutants.py ARCH...    (what make check-mutants calls)
+usage: mutants.py [--plan] ARCH...    (what make check-mutants calls)
 
 A mutant is a patch on top of the series, kernel-patches/mutants/BASE/NAME.patch.  What
 stands before its diff says what is wrong, and
@@ -10,14 +10,16 @@ stands before its diff says what is wrong, and
 	Mode:       in which mode, if not the architecture's first
 	Killed-by:  the cases that must fail, each of them; those that the mode does not
 	            have are left out
-It is killed if all of these fail, time out, skip, or find the kernel complaining.  Once
-the machine is lost, the cases that did not get their turn count as well.
+It is killed if all of these fail, time out, skip, or find the kernel complaining, though
+all of them pass without it.  Once the kernel has panicked or hangs, the cases that did
+not get their turn count as well.
 
 The knobs are those of run.py, and MUTANTS (shell patterns), GUEST (the make command that
 builds one kernel), TREE (the series, applied, for this alone).
 
 Writes results/RUN/mutants-ARCH.txt and, without MUTANTS, results/mutants-ARCH.txt.
-Exit status: 0, or 1 if a mutant survived, 2 if one could not be tried.
+Exit status: 0, or 1 if a mutant survived, 2 if one could not be tried; --plan: only say
+what would be tried, or what is wrong with the knobs.
 """
 import dataclasses
 import fnmatch
@@ -38,8 +40,11 @@ from verdict import Verdict
 
 HEADER = re.compile(r"(Arch|Mode|Killed-by): (.*)")
 KILLS = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.SPLAT, Verdict.LOST, Verdict.SKIP)
-# Not scaled.  A case takes a second or two; one that a mutant has hanging, this long.
+# Not scaled.  A case takes a second or two, which the series without a mutant has to show
+# under the same limit; one that a mutant has hanging takes this long.
 CASE_SECONDS = 8
+# The base of the tables in results/
+DEFAULT_BASE = "v6.12"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +84,9 @@ def load_all(base, patterns=()):
 
 
 def git(tree, *argv):
-    done = subprocess.run(["git", "-C", tree, *argv], capture_output=True, text=True, check=False)
+    # Not the repository that a hook of git's may have been called for.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    done = subprocess.run(["git", "-C", tree, *argv], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise BadInput(f"git {argv[0]} in {tree}: {done.stderr.strip()}")
 
@@ -93,33 +100,66 @@ def build(arch, log):
 
 
 def judge(boot, killers):
-    """(killers that noticed, killers that did not, what went wrong with the trial)"""
-    noticed = {f.case: f.verdict for f in boot.findings if f.verdict in KILLS and f.case}
+    """(killers that noticed, and how; those that did not; what went wrong with the trial)"""
+    found = {f.case: f.verdict for f in boot.findings if f.verdict in KILLS and f.case}
     lost = any(f.verdict in (Verdict.LOST, Verdict.TIMEOUT) and "tests.ktap" not in f.where
                for f in boot.findings)
+    trouble = [f.text for f in boot.findings if f.text == run.DISK_IS_FULL or
+               f.verdict == Verdict.HARNESS and not lost]
+    if boot.outcome.how == "killed" or not boot.outcome.stream.plan:
+        trouble += [f.text for f in boot.findings] or ["the machine did not come up"]
     heard = {r.name for r in boot.outcome.stream.results}
-    missed = [k for k in killers if k not in noticed and not (lost and k not in heard)]
-    trouble = [f.text for f in boot.findings if f.verdict == Verdict.HARNESS and not lost]
-    return [k for k in killers if k in noticed], missed, trouble
+    missed = [k for k in killers if k not in found and not (lost and k not in heard)]
+    noticed = [k if found[k] == Verdict.FAIL else f"{k}:{found[k].name.lower()}" for k in killers if k in found]
+    return noticed, missed, trouble
 
 
-def try_mutant(this, mutant, arch):
-    """Returns (verdict, text) for the table."""
-    directory = this.directory / f"{arch.name}-{mutant.name}"
-    directory.mkdir()
-    tree = run.knob("TREE")
-    git(tree, "checkout", "-q", "--", ".")
-    git(tree, "apply", str(mutant.path))
-    if not build(arch.name, directory / "build.log"):
-        return "ERROR", f"does not build, see {directory}/build.log"
-    mode = mutant.mode or arch.modes[0].name
-    os.environ.update(MODE=mode, CASES=" ".join(mutant.killers), TIMEOUT=str(CASE_SECONDS))
-    killers = [c.name for c in cases_.select(cases_.default_path("tests"), arch.name, mode, mutant.killers)]
-    os.environ["CASES"] = " ".join(killers)
+def request_for(arch, mode, names, kernel):
+    os.environ.update(MODE=mode, CASES=" ".join(names), TIMEOUT=str(CASE_SECONDS), SERIES=kernel)
     request, = run.requests([arch.name], "tests")
+    return request
+
+
+def killers_in(arch, mode, killers):
+    """Those that the mode has, in the order in which they run."""
+    return [c.name for c in cases_.select(cases_.default_path("tests"), arch.name, mode, killers)]
+
+
+def mode_of(mutant, arch):
+    return mutant.mode or arch.modes[0].name
+
+
+def ask_the_series(this, mutants, arch):
+    """{mode: {case: what is wrong with it}} of killers that fail without any mutant."""
+    wrong = {}
+    for mode in sorted({mode_of(m, arch) for m in mutants}):
+        names = killers_in(arch, mode, {k for m in mutants if mode_of(m, arch) == mode for k in m.killers})
+        boot = this.trial(request_for(arch, mode, names, "patched"), this.directory / f"{arch.name}-{mode}-without")
+        if any(not f.case for f in boot.findings):
+            raise BadInput(f"the series without a mutant, {arch.name}/{mode}: {boot.findings[0].text}")
+        wrong[mode] = {f.case: f.text for f in boot.findings}
+        print(f"  {arch.name}/{mode}: {len(names) - len(wrong[mode])} of {len(names)} cases pass without a mutant", flush=True)
+    return wrong
+
+
+def try_mutant(this, mutant, arch, wrong):
+    """Returns (verdict, text) for the table."""
+    mode, tree = mode_of(mutant, arch), run.knob("TREE")
+    killers = killers_in(arch, mode, mutant.killers)
+    unfit = [f"{k} fails without a mutant: {wrong[mode][k]}" for k in killers if k in wrong[mode]]
+    if unfit:
+        return "ERROR", "; ".join(unfit)
+    log = this.directory / f"{arch.name}-{mutant.name}.build.log"
+    git(tree, "checkout", "-q", "--", ".")
+    try:
+        git(tree, "apply", str(mutant.path))
+    except BadInput as error:
+        return "ERROR", str(error)
+    if not build(arch.name, log):
+        return "ERROR", f"does not build, see {log}"
+    request = request_for(arch, mode, killers, "mutant")
     request = dataclasses.replace(request, initramfs=request.kernel.with_name(f"{arch.name}.cpio"))
-    boot = this.judge(request, directory, guest.run(request, directory))
-    noticed, missed, trouble = judge(boot, killers)
+    noticed, missed, trouble = judge(this.trial(request, this.directory / f"{arch.name}-{mutant.name}"), killers)
     if trouble:
         return "ERROR", "; ".join(trouble)
     if missed or not noticed:
@@ -142,14 +182,14 @@ def unproven(mutants, arch):
     return sorted(wanted - named)
 
 
-def try_all(this, mutants, arch):
+def try_all(this, mine, arch):
     lines, verdicts = [], []
-    mine = [m for m in mutants if arch.name in m.archs]
+    wrong = ask_the_series(this, mine, arch)
     for number, mutant in enumerate(mine, 1):
         start = time.monotonic()
-        verdict, text = try_mutant(this, mutant, arch)
+        verdict, text = try_mutant(this, mutant, arch, wrong)
         verdicts.append(verdict)
-        lines.append(row(mutant.name, f"{arch.name}/{mutant.mode or arch.modes[0].name}", verdict, text))
+        lines.append(row(mutant.name, f"{arch.name}/{mode_of(mutant, arch)}", verdict, text))
         print(f"  {number}/{len(mine)} {time.monotonic() - start:3.0f} s  {lines[-1]}", flush=True)
     return lines, verdicts
 
@@ -163,20 +203,35 @@ def report(arch, lines, verdicts, mutants, whole):
     return "\n".join(head + lines + tail) + "\n"
 
 
+def plan(archs, patterns):
+    """[(arch, its mutants)]; BadInput if one has none."""
+    mutants = load_all(run.knob("BASE"), patterns)
+    found = [(arch, [m for m in mutants if arch.name in m.archs]) for arch in map(arch_.load, archs)]
+    for arch, mine in found:
+        if not mine:
+            raise BadInput(f"MUTANTS={' '.join(patterns)}: none of them is for {arch.name}; say ARCH= as well")
+    return found
+
+
 def main(argv):
     patterns = run.knob("MUTANTS").replace(",", " ").split()
-    mutants = load_all(run.knob("BASE"), patterns)
-    os.environ["SERIES"] = "mutant"
+    found = plan([a for a in argv if a != "--plan"], patterns)
+    if "--plan" in argv:
+        for arch, mine in found:
+            print(f"  {arch.name:<14} {len(mine)} mutants")
+        return 0
     this, verdicts = run.Run("mutants"), []
-    for arch in map(arch_.load, argv):
-        lines, found = try_all(this, mutants, arch)
-        text = report(arch, lines, found, mutants, not patterns)
-        (this.directory / f"mutants-{arch.name}.txt").write_text(text)
-        if not patterns:
-            (ROOT / "results" / f"mutants-{arch.name}.txt").write_text(text)
-        print("\n".join(line for line in text.splitlines() if not line.startswith(tuple(m.name for m in mutants))))
-        verdicts += found
-    git(run.knob("TREE"), "checkout", "-q", "--", ".")
+    try:
+        for arch, mine in found:
+            lines, new = try_all(this, mine, arch)
+            text = report(arch, lines, new, mine, not patterns)
+            (this.directory / f"mutants-{arch.name}.txt").write_text(text)
+            if not patterns:
+                (ROOT / "results" / f"mutants-{arch.name}.txt").write_text(text)
+            print("\n".join(line for line in text.splitlines() if line not in lines))
+            verdicts += new
+    finally:
+        git(run.knob("TREE"), "checkout", "-q", "--", ".")
     return 2 if "ERROR" in verdicts else int("SURVIVED" in verdicts)
 
 

@@ -212,17 +212,22 @@ class Run:
     def boot(self, request):
         self.unfinished = request
         directory = self.directory / f"{request.arch.name}-{request.mode.name}"
-        directory.mkdir(parents=True)
-        if disk_is_full(directory):
-            raise BadInput(f"less than {MIN_FREE_MB} MiB free in {directory}: make room")
+        make_room(directory)
         meta = metadata(request)
-        outcome = guest.run(request, directory)
-        boot = self.judge(request, directory, outcome)
+        boot = self.judge(request, directory, guest.run(request, directory))
         boot.meta = meta
         save_verdict(boot)
         self.boots.append(boot)
         self.unfinished = None
         self.say(boot)
+        if boot.verdict == Verdict.INTERRUPTED:
+            raise KeyboardInterrupt
+        return boot
+
+    def trial(self, request, directory):
+        """A boot that is a question asked on the way: not one of the run's results."""
+        make_room(directory)
+        boot = self.judge(request, directory, guest.run(request, directory))
         if boot.verdict == Verdict.INTERRUPTED:
             raise KeyboardInterrupt
         return boot
@@ -233,7 +238,7 @@ class Run:
         findings = judge(request, outcome, text, knob("SERIES", "patched"),
                          self.policy, self.known)
         if disk_is_full(directory):
-            findings.append(Finding(Verdict.HARNESS, "", "the disk is full: make room, run again", ""))
+            findings.append(Finding(Verdict.HARNESS, "", DISK_IS_FULL, ""))
         return Boot(request, directory, outcome, findings)
 
     def say(self, boot):
@@ -258,6 +263,15 @@ class Run:
         # A known failure did not pass: among passed, failed and skipped, it is a skip.
         print(f"{passed} passed, {failed} failed, {skipped + known} skipped", flush=True)
         return max(int(verdict), 0)
+
+
+DISK_IS_FULL = "the disk is full: make room, run again"
+
+
+def make_room(directory):
+    directory.mkdir(parents=True)
+    if disk_is_full(directory):
+        raise BadInput(f"less than {MIN_FREE_MB} MiB free in {directory}: make room")
 
 
 def disk_is_full(directory):
@@ -325,8 +339,9 @@ def main(function, argv):
         print(f"ci: {error}", file=sys.stderr)
     except OSError as error:
         print(f"ci: {error}; {REMEDIES.get(error.errno, 'mend that and run again')}", file=sys.stderr)
-    except subprocess.TimeoutExpired as error:
-        print(f"ci: {error}", file=sys.stderr)
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or ""
+        print(f"ci: {error} {said if isinstance(said, str) else said.decode(errors='replace')}".rstrip(), file=sys.stderr)
     except KeyboardInterrupt:
         print("ci: interrupted; what there was so far is kept, and marked", file=sys.stderr)
         return int(Verdict.INTERRUPTED)

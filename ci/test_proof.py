@@ -14,6 +14,7 @@ import cases
 import coverage
 import ktap
 import mutants
+import run
 from verdict import Finding, Verdict
 
 ROW = re.compile(r"\| ([0-9R, ]*)\| [^|]+ \| ([a-z0-9_, ]+) \|")
@@ -71,14 +72,14 @@ class Mutants(unittest.TestCase):
             with self.assertRaises(arch.BadInput):
                 mutants.load(self.write(text))
 
-    def judge(self, findings, heard=("a", "b")):
-        stream = types.SimpleNamespace(results=[types.SimpleNamespace(name=name) for name in heard])
-        boot = types.SimpleNamespace(findings=findings, outcome=types.SimpleNamespace(stream=stream))
+    def judge(self, findings, heard=("a", "b"), how="exited", plan=2):
+        stream = types.SimpleNamespace(results=[types.SimpleNamespace(name=name) for name in heard], plan=plan)
+        boot = types.SimpleNamespace(findings=findings, outcome=types.SimpleNamespace(stream=stream, how=how))
         return mutants.judge(boot, ["a", "b"])
 
     def test_both_notice(self):
         found = [Finding(Verdict.FAIL, "a", "", "tests.ktap:1"), Finding(Verdict.TIMEOUT, "b", "", "tests.ktap:2")]
-        self.assertEqual(self.judge(found), (["a", "b"], [], []))
+        self.assertEqual(self.judge(found), (["a", "b:timeout"], [], []))
 
     def test_one_survives(self):
         self.assertEqual(self.judge([Finding(Verdict.FAIL, "a", "", "tests.ktap:1")]), (["a"], ["b"], []))
@@ -88,7 +89,22 @@ class Mutants(unittest.TestCase):
 
     def test_the_machine_is_lost(self):
         found = [Finding(Verdict.LOST, "a", "Kernel panic", "console.log:9")]
-        self.assertEqual(self.judge(found, heard=()), (["a"], [], []))
+        self.assertEqual(self.judge(found, heard=()), (["a:lost"], [], []))
+
+    def test_trouble_of_the_host_is_no_kill(self):
+        found = [Finding(Verdict.LOST, "a", "QEMU was killed by SIGKILL", "qemu.log")]
+        self.assertTrue(self.judge(found, heard=(), how="killed")[2])
+        found = [Finding(Verdict.LOST, "", "the guest ended without its end record", "console.log")]
+        self.assertTrue(self.judge(found, heard=(), plan=0)[2])
+        found = [Finding(Verdict.LOST, "a", "Kernel panic", "console.log:9"), Finding(Verdict.HARNESS, "", run.DISK_IS_FULL, "")]
+        self.assertTrue(self.judge(found, heard=())[2])
+
+    def test_the_committed_tables_are_of_these_mutants(self):
+        for name in arch.names():
+            table = (arch.ROOT / "results" / f"mutants-{name}.txt").read_text().splitlines()
+            rows = dict(re.findall(rf"^(\S+) +{name}/\w+ +(\w+)", line)[0] for line in table if f" {name}/" in line)
+            wanted = {m.name: "killed" for m in mutants.load_all(mutants.DEFAULT_BASE) if name in m.archs}
+            self.assertEqual(rows, wanted, f"results/mutants-{name}.txt is of other mutants: make check-mutants ARCH={name}")
 
     def test_a_broken_trial_is_no_kill(self):
         found = [Finding(Verdict.HARNESS, "", "asked for release=1", "tests.ktap")]
@@ -130,11 +146,13 @@ class Coverage(unittest.TestCase):
     def test_stream(self):
         with tempfile.TemporaryDirectory() as directory:
             raw = pathlib.Path(directory, "raw")
-            raw.write_bytes(b"/a.gcda\n00000003\nx\ny" + b"/b.gcda\n00000000\n")
+            raw.write_bytes(b"/a.gcda\n00000003\nx\ny" + b"/b.gcda\n00000000\n" + b"end\n00000002\n")
             self.assertEqual(list(coverage.records(raw)), [("/a.gcda", b"x\ny"), ("/b.gcda", b"")])
-            raw.write_bytes(b"/a.gcda\n00000009\nx\ny")
-            with self.assertRaises(arch.BadInput):
-                list(coverage.records(raw))
+            for cut in (b"/a.gcda\n00000009\nx\ny", b"/a.gcda\n00000003\nx\ny", b"", b"/a.gc",
+                        b"/a.gcda\n00000003\nx\ny" + b"end\n00000002\n"):
+                raw.write_bytes(cut)
+                with self.assertRaises(arch.BadInput):
+                    list(coverage.records(raw))
 
 
 class Base(unittest.TestCase):
@@ -154,6 +172,10 @@ class Base(unittest.TestCase):
         self.assertEqual(self.word(self.result("fail", failure), self.result("fail", failure.replace("x == y", "x"))),
                          "different")
         self.assertEqual(self.word(self.result("timeout", failure), self.result("fail", failure)), "different")
+        # The same assertion, in another of the test's parts
+        first, second = f"Test: one\n{failure}", f"Test: one\nTest: two\n{failure}"
+        self.assertEqual(self.word(self.result("fail", second), self.result("fail", second)), "same")
+        self.assertEqual(self.word(self.result("fail", first), self.result("fail", second)), "different")
 
     def test_only_a_failure_of_the_test_is_excused(self):
         found = [Finding(Verdict.FAIL, "a", "exit=254", "tests.ktap:9"), Finding(Verdict.SPLAT, "a", "BUG", "console.log:3"),
@@ -161,11 +183,16 @@ class Base(unittest.TestCase):
         self.assertEqual([f.verdict for f in baseline.excuse(found, "a")],
                          [Verdict.KNOWN, Verdict.SPLAT, Verdict.SKIP, Verdict.FAIL])
 
-    def test_a_hang_is_not_kept(self):
+    def test_what_the_base_passes_is_no_known_failure(self):
+        found = [Finding(Verdict.KNOWN, "a", "QEMU", "tests.ktap:9"), Finding(Verdict.KNOWN, "b", "", "tests.ktap:11")]
+        self.assertEqual([f.verdict for f in baseline.accuse(found, "a", "new")], [Verdict.FAIL, Verdict.KNOWN])
+
+    def test_only_a_pass_is_kept(self):
         with tempfile.TemporaryDirectory() as directory:
-            paths = {name: pathlib.Path(directory, "store", name) for name in "ab"}
-            baseline.keep({"a": baseline.Result("fail", "x"), "b": baseline.Result("timeout", "y")}, paths)
-            self.assertEqual([path.exists() for path in paths.values()], [True, False])
+            paths = {name: pathlib.Path(directory, "store", name) for name in "abc"}
+            baseline.keep({"a": baseline.Result("pass", ""), "b": baseline.Result("timeout", "y"),
+                           "c": baseline.Result("fail", "x")}, paths)
+            self.assertEqual([path.exists() for path in paths.values()], [True, False, False])
 
 
 class Config(unittest.TestCase):

@@ -62,12 +62,13 @@ def judge_end(outcome, console):
 def judge_machine(request, stream, console):
     """Was it the machine that was asked for?  Only what it says itself counts."""
     wanted = {"release": request.release, "cpus": str(request.cpus),
-              "page_size": str(request.arch.page_size), "kvm": "present"}
+              "page_size": str(request.arch.page_size), "kvm": "present",
+              **dict(knob.split("=") for knob in request.environment)}
     for key, value in wanted.items():
         if stream.facts.get(key) != value:
             yield Finding(Verdict.HARNESS, "", f"asked for {key}={value}, the guest reports "
                           f"{stream.facts.get(key, 'nothing')}", "tests.ktap")
-    if request.accel == "tcg" and not re.search(request.mode.proof, console):
+    if not re.search(request.mode.proof, console):
         yield Finding(Verdict.HARNESS, "", f"asked for mode {request.mode.name}, but the console "
                       f"has no \"{request.mode.proof}\"", "console.log")
 
@@ -80,11 +81,13 @@ def judge_failure(known, result, where):
     return Finding(Verdict.FAIL, result.name, result.reason, where)
 
 
-def judge_console(stream, console):
+def judge_console(request, stream, console):
     """Was it whole?  A splat cannot be found on a console that was cut off."""
     for result in stream.results:
         if f"init: case {result.name}" not in console:
             yield Finding(Verdict.HARNESS, result.name, "its mark is missing on the console", "console.log")
+    if stream.ended and request.config.proof not in console:
+        yield Finding(Verdict.HARNESS, "", f"the console has no \"{request.config.proof}\"", "console.log")
     if stream.ended and "init: end" not in console:
         yield Finding(Verdict.HARNESS, "", "the console was cut off", "console.log")
 
@@ -138,7 +141,7 @@ def judge(request, outcome, console, series, policy, known=()):
     if not findings:
         # A machine that did not end well cannot be asked what it was.
         findings += judge_machine(request, outcome.stream, console)
-        findings += judge_console(outcome.stream, console)
+        findings += judge_console(request, outcome.stream, console)
     findings += judge_stream(request, outcome.stream, series, known)
     if not outcome.stream.results and not findings:
         findings.append(Finding(Verdict.HARNESS, "", "no case ran", "tests.ktap"))

@@ -60,6 +60,7 @@ struct test_case {
 };
 
 static FILE *ktap, *gcov;
+static unsigned int gcov_files;
 
 static void __attribute__((noreturn)) end_machine(void)
 {
@@ -181,6 +182,10 @@ static void report_facts(void)
 	fprintf(ktap, "# fact cpus=%ld\n", sysconf(_SC_NPROCESSORS_ONLN));
 	fprintf(ktap, "# fact page_size=%ld\n", sysconf(_SC_PAGESIZE));
 	fprintf(ktap, "# fact kvm=%s\n", access("/dev/kvm", R_OK | W_OK) ? "missing" : "present");
+	/* What cases read from their environment, which the kernel has handed on */
+	for (const char **name = (const char *[]){ "seed", "stress", "ops", NULL }; *name; name++)
+		if (getenv(*name))
+			fprintf(ktap, "# fact %s=%s\n", *name, getenv(*name));
 }
 
 /* On the console, so that the host can tell whether it got the mode that it asked for. */
@@ -225,9 +230,9 @@ static void print_leaks(void)
 	if (access(KMEMLEAK, R_OK))
 		return;
 	sleep(KMEMLEAK_SECONDS);
-	/* Twice: what the first scan finds may be a pointer in flight. */
-	write_file(KMEMLEAK, "scan");
-	write_file(KMEMLEAK, "scan");
+	/* Twice: what the first scan finds may be a pointer in flight.  Once off, it is an error. */
+	if (!write_file(KMEMLEAK, "scan") || !write_file(KMEMLEAK, "scan"))
+		return;
 	f = fopen(KMEMLEAK, "r");
 	while (f && fgets(line, sizeof(line), f))
 		printf("%s", line);
@@ -236,7 +241,10 @@ static void print_leaks(void)
 	printf("init: kmemleak has scanned\n");
 }
 
-/* "path\n", the size as "%08lx\n", and the data: what ci/coverage.py reads. */
+/*
+ * "path\n", the size as "%08lx\n", and the data; last "end\n" and the number of files:
+ * what ci/coverage.py reads.
+ */
 static int send_counters(const char *path, const struct stat *st, int type, struct FTW *where)
 {
 	static char data[1 << 20];
@@ -255,6 +263,7 @@ static int send_counters(const char *path, const struct stat *st, int type, stru
 	fclose(f);
 	fprintf(gcov, "%s\n%08lx\n", path + strlen(GCOV), (long)n);
 	fwrite(data, 1, n, gcov);
+	gcov_files++;
 	return 0;
 }
 
@@ -265,7 +274,8 @@ static void send_coverage(void)
 	if (!look_for_port("gcov", dev, sizeof(dev)))
 		return;
 	gcov = fopen(dev, "w");
-	if (!gcov || nftw(GCOV, send_counters, 16, FTW_PHYS) || fclose(gcov))
+	if (!gcov || nftw(GCOV, send_counters, 16, FTW_PHYS) ||
+	    fprintf(gcov, "end\n%08x\n", gcov_files) < 0 || fclose(gcov))
 		die("coverage");
 }
 

@@ -24,11 +24,11 @@ append_tcg   = tsc_early_khz=KHZ
 # shadow paging uses.
 modes        = npt legacy shadow
 mode_npt     = kvm_amd.npt=1 kvm_intel.ept=1
-proof_npt    = (?s)kvm_amd: Nested Paging enabled.*init: kvm.tdp_mmu=Y
+proof_npt    = (?s)init: kvm.tdp_mmu=Y.*init: kvm_(amd.npt|intel.ept)=Y
 mode_legacy  = kvm_amd.npt=1 kvm_intel.ept=1 kvm.tdp_mmu=0
-proof_legacy = (?s)kvm_amd: Nested Paging enabled.*init: kvm.tdp_mmu=N
+proof_legacy = (?s)init: kvm.tdp_mmu=N.*init: kvm_(amd.npt|intel.ept)=Y
 mode_shadow  = kvm_amd.npt=0 kvm_intel.ept=0
-proof_shadow = kvm_amd: Nested Paging disabled
+proof_shadow = init: kvm_(amd.npt|intel.ept)=N
 # Nested paging in TCG (QEMU 7.2 and 10.0) goes wrong if another thread changes the tables:
 # a guest under stress shuts down or never exits, with npt on several threads alone.
 threads_npt    = single
