@@ -15,7 +15,8 @@
 #include "harness.h"
 
 #define FLAG		KVM_MEM_ABSENT_MAPPING_FAULT
-#define VCPUS		2
+#define VCPUS		2	/* that access memory all the time, and one more */
+#define CHECKER		VCPUS
 #define SLOTS		6
 #define SPACES		2	/* address spaces; only x86 has a second one */
 /* Where slots may be: units of UNIT_PAGES from TEST_GPA */
@@ -23,7 +24,7 @@
 #define UNIT_PAGES	4ul
 #define PAGES		(UNITS * UNIT_PAGES)
 #define MAGIC		0x5a5aull
-#define CHECK_EVERY	200	/* ioctls */
+#define CHECK_EVERY	400	/* ioctls */
 
 static uint64_t parameter(const char *name, uint64_t missing)
 {
@@ -263,16 +264,19 @@ static void check_access(struct accessor *a, size_t page)
 		    parameter("seed", 1), page_gpa(a->t, page), a->exits - exits, s ? s->flags : 0);
 }
 
-/* Each vCPU in turn, while the other one is stopped: a page of each unit. */
-static void check_memory(struct accessor *a, uint64_t round)
+/*
+ * Some pages, while nobody else accesses any: from @first on, one in each unit.  By a
+ * vCPU that only this thread runs: KVM waits for RCU when another one takes it over.
+ */
+static void check_memory(struct accessor *a, size_t first, size_t units)
 {
 	size_t unit;
 	int i;
 
 	for (i = 0; i < VCPUS; i++)
 		pthread_mutex_lock(&a[i].lock);
-	for (unit = 0; unit < UNITS; unit++)
-		check_access(&a[(unit + round) % VCPUS], unit * UNIT_PAGES + round % UNIT_PAGES);
+	for (unit = 0; unit < units; unit++)
+		check_access(&a[CHECKER], (first + unit * UNIT_PAGES) % PAGES);
 	for (i = 0; i < VCPUS; i++)
 		pthread_mutex_unlock(&a[i].lock);
 }
@@ -306,9 +310,12 @@ static void fuzz(struct test_vm *t, uint64_t ops, struct accessor *a)
 		accepted += !r;
 		if (!pick(8))
 			madvise(t->hva, PAGES * t->page_size, MADV_DONTNEED);
+		/* What was changed is looked at right away now and then, everything rarely. */
+		if (!r && op.size && !op.space && !pick(4))
+			check_memory(a, (op.gpa - TEST_GPA) / t->page_size, 1);
 		if (i % CHECK_EVERY == CHECK_EVERY - 1 || i == ops - 1) {
 			wait_for_accesses(a);
-			check_memory(a, i / CHECK_EVERY);
+			check_memory(a, i / CHECK_EVERY % UNIT_PAGES, UNITS);
 		}
 		if (i % 20000 == 19999 || i == ops - 1)
 			printf("%lu ioctls, %lu accepted, accesses %lu + %lu, exits %lu + %lu\n", i + 1, accepted,
@@ -320,7 +327,7 @@ static void fuzz(struct test_vm *t, uint64_t ops, struct accessor *a)
 
 CASE(fuzz_memslots)
 {
-	struct accessor accessors[VCPUS] = {};
+	struct accessor accessors[VCPUS + 1] = {};
 	struct test_vm t;
 	int i;
 
@@ -328,7 +335,8 @@ CASE(fuzz_memslots)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	spaces = kvm_check_cap(KVM_CAP_MULTI_ADDRESS_SPACE) ?: 1;
 	random_state = parameter("seed", 1) * 0x9e3779b97f4a7c15ull | 1;
-	t = test_vm_create(VCPUS, VM_MEM_SRC_SHMEM, PAGES, 0);
+	t = test_vm_create(VCPUS + 1, VM_MEM_SRC_SHMEM, PAGES, 0);
+	accessors[CHECKER] = (struct accessor){ .t = &t, .vcpu = CHECKER };
 	for (i = 0; i < PAGES; i++)
 		*(uint64_t *)page_hva(&t, i) = MAGIC << 16 | i;
 	/* The slot that came with the VM is the fuzzer's first. */
