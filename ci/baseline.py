@@ -46,7 +46,7 @@ def is_upstream(case):
 def key(request, case):
     """The name of the file that holds the case's result on the base."""
     program = request.initramfs.parent / "bin" / case.command[0]
-    facts = [run.sha256(request.kernel), run.sha256(program), run.sha256(program.with_name("init")),
+    facts = [run.sha256(request.kernel), run.sha256(program), run.sha256(request.initramfs.parent / "init"),
              run.first_line(request.qemu, "--version"), repr(request.arch), repr(request.mode), repr(request.config),
              request.accel, str(request.cpus), str(case.seconds), *case.command]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
