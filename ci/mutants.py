@@ -17,7 +17,8 @@ not get their turn count as well.
 The knobs are those of run.py, and MUTANTS (shell patterns), GUEST (the make command that
 builds one kernel), TREE (the series, applied, for this alone).
 
-Writes results/RUN/mutants-ARCH.txt and, without MUTANTS, results/mutants-ARCH.txt.
+Writes results/RUN/mutants-ARCH.txt and, if that has all of them, results/mutants-ARCH.txt;
+with MUTANTS, the other rows are those that are there, if they are of the same series.
 Exit status: 0, or 1 if a mutant survived, 2 if one could not be tried; --plan: only say
 what would be tried, or what is wrong with the knobs.
 """
@@ -194,13 +195,27 @@ def try_all(this, mine, arch):
     return lines, verdicts
 
 
-def report(arch, lines, verdicts, mutants, whole):
-    release = (pathlib.Path(run.knob("OUT")) / "patched" / f"{arch.name}.release").read_text().strip()
-    missing = unproven(mutants, arch)
-    head = [f"{len(verdicts)} mutants of {release}: {verdicts.count('killed')} killed, "
+def release_of(arch):
+    return (pathlib.Path(run.knob("OUT")) / "patched" / f"{arch.name}.release").read_text().strip()
+
+
+def earlier(path, release, mutants):
+    """{name: row} of the table that is there, of these mutants and the same series."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    if not lines or f" of {release}:" not in lines[0]:
+        return {}
+    names = {m.name for m in mutants}
+    return {line.split()[0]: line for line in lines[2:] if line and line.split()[0] in names}
+
+
+def report(arch, rows, mutants):
+    """The table of an architecture; rows: {name of a mutant: its row}."""
+    verdicts = [row.split()[2] for row in rows.values()]
+    head = [f"{len(rows)} mutants of {release_of(arch)}: {verdicts.count('killed')} killed, "
             f"{verdicts.count('SURVIVED')} survived, {verdicts.count('ERROR')} not tried", ""]
-    tail = ["", "cases that no mutant names, besides those of CONFIG=debug: " + (" ".join(missing) or "none")] if whole else []
-    return "\n".join(head + lines + tail) + "\n"
+    missing = unproven(mutants, arch)
+    tail = ["", "cases that no mutant names, besides those of CONFIG=debug: " + (" ".join(missing) or "none")]
+    return "\n".join(head + [rows[name] for name in sorted(rows)] + tail) + "\n"
 
 
 def plan(archs, patterns):
@@ -224,11 +239,13 @@ def main(argv):
     try:
         for arch, mine in found:
             lines, new = try_all(this, mine, arch)
-            text = report(arch, lines, new, mine, not patterns)
+            table, mutants = ROOT / "results" / f"mutants-{arch.name}.txt", load_all(run.knob("BASE"))
+            rows = {**earlier(table, release_of(arch), mutants), **{line.split()[0]: line for line in lines}}
+            text = report(arch, rows, mutants)
             (this.directory / f"mutants-{arch.name}.txt").write_text(text)
-            if not patterns:
-                (ROOT / "results" / f"mutants-{arch.name}.txt").write_text(text)
-            print("\n".join(line for line in text.splitlines() if line not in lines))
+            if len(rows) == sum(arch.name in m.archs for m in mutants):
+                table.write_text(text)
+            print("\n".join(line for line in text.splitlines() if line not in rows.values()))
             verdicts += new
     finally:
         git(run.knob("TREE"), "checkout", "-q", "--", ".")
