@@ -81,7 +81,7 @@ patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
 export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: base-images help deps check bench images check-harness check-series check-mutants coverage fuzz shell clean reference
+.PHONY: base-images help deps check bench images check-harness check-series check-mutants coverage fuzz scale shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -114,6 +114,9 @@ base-images: images
 
 bench: plan-bench images
 	$(running) $(python) ci/bench.py $(archs)
+
+scale: plan-scale images
+	$(running) $(python) ci/scale.py $(archs)
 
 coverage: CONFIG := gcov
 coverage: plan-check images

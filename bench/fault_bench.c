@@ -23,45 +23,18 @@
  * Prints JSON lines to the file that BENCH_OUT names, or to stdout; results/README.md has
  * the format.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include <stdlib.h>
 
-#include <linux/userfaultfd.h>
+#include "delivery.h"
 
-#include "harness.h"
-
-#define FLAG		KVM_MEM_ABSENT_MAPPING_FAULT
 #define BLOCK		512	/* pages that one page-table page maps, if all are 4K */
 #define SMALL		(2 * BLOCK)
 #define LARGE		(6 * BLOCK)
 #define ROUNDS		4
 #define VCPUS		2
-#define PAGES		(VCPUS * (1 + ROUNDS) * (SMALL + LARGE))
-
-/* A way to deliver and resolve faults: one row is one mode. */
-static const struct mode {
-	const char *name;
-	enum vm_mem_backing_src_type backing;
-	uint32_t flags;		/* of the memslot */
-	int uffd_mode;		/* 0: memory is mapped in advance */
-	int uffds;		/* that cover the memory of all vCPUs */
-	int readers;		/* for each uffd */
-	int planted;		/* instructions added to each exit, to be found again */
-} modes[] = {
-	{ "mapped",               VM_MEM_SRC_SHMEM,     0,    0, 0, 0 },
-	{ "uffd_missing",         VM_MEM_SRC_ANONYMOUS, 0,    UFFDIO_REGISTER_MODE_MISSING, 1, VCPUS },
-	{ "uffd_missing_sharded", VM_MEM_SRC_ANONYMOUS, 0,    UFFDIO_REGISTER_MODE_MISSING, VCPUS, 1 },
-	{ "fast_missing",         VM_MEM_SRC_ANONYMOUS, FLAG, UFFDIO_REGISTER_MODE_MISSING, VCPUS, 1 },
-	{ "uffd_minor",           VM_MEM_SRC_SHMEM,     0,    UFFDIO_REGISTER_MODE_MINOR, 1, VCPUS },
-	{ "uffd_minor_sharded",   VM_MEM_SRC_SHMEM,     0,    UFFDIO_REGISTER_MODE_MINOR, VCPUS, 1 },
-	{ "fast_minor",           VM_MEM_SRC_SHMEM,     FLAG, UFFDIO_REGISTER_MODE_MINOR, VCPUS, 1 },
-	{ "fast_minor_planted",   VM_MEM_SRC_SHMEM,     FLAG, UFFDIO_REGISTER_MODE_MINOR, VCPUS, 1, 1000 },
-};
+#define PAGES		((1 + ROUNDS) * (SMALL + LARGE))	/* of each vCPU */
 
 #ifdef __x86_64__
 static inline uint64_t ticks(void)
@@ -76,11 +49,6 @@ static inline uint64_t ticks(void)
 static uint64_t ticks_hz(void)
 {
 	return 1000000000;
-}
-
-static inline void two_instructions_times(uint64_t n)
-{
-	asm volatile("1: dec %0; jnz 1b" : "+r"(n));
 }
 #elif defined(__aarch64__)
 static inline uint64_t ticks(void)
@@ -97,11 +65,6 @@ static uint64_t ticks_hz(void)
 
 	asm volatile("mrs %0, cntfrq_el0" : "=r"(value));
 	return value;
-}
-
-static inline void two_instructions_times(uint64_t n)
-{
-	asm volatile("1: subs %0, %0, #1; b.ne 1b" : "+r"(n) :: "cc");
 }
 #else
 #error "which counter counts instructions under icount here?"
@@ -127,151 +90,53 @@ static void print_calibration(const struct mode *m)
 		", \"hz\": %" PRIu64 "}\n", m->name, 2 * n, least, ticks_hz());
 }
 
-static uint64_t messages;
-
-/*
- * A reader that blocks in read(): one system call less per fault than one that polls.
- * Several of them on one userfaultfd are all woken by each fault.  Ends with the process.
- */
-static void *blocking_reader(void *arg)
-{
-	struct test_vm *t = arg;
-	struct uffd_msg msg;
-	int r;
-
-	for (;;) {
-		TEST_ASSERT(read(t->uffd, &msg, sizeof(msg)) == sizeof(msg), "read() should work");
-		__atomic_add_fetch(&messages, 1, __ATOMIC_RELAXED);
-		r = provide(t, (char *)msg.arg.pagefault.address, true);
-		/* As in resolve(): TEST_ASSERT() would find the words each time. */
-		if (r)
-			TEST_FAIL("providing a page should work, not fail with %s", strerror(-r));
-	}
-	return NULL;
-}
-
-/* Register each vCPU's share, or all at once, and start the readers. */
-static void start_userfaultfd(const struct mode *m, struct test_vm *t, struct test_vm shares[])
-{
-	pthread_t thread;
-	int i, j;
-
-	for (i = 0; i < m->uffds; i++) {
-		shares[i] = *t;
-		shares[i].pages = t->pages / m->uffds;
-		shares[i].hva = t->hva + i * shares[i].pages * t->page_size;
-		uffd_register(&shares[i], m->uffd_mode);
-		TEST_ASSERT(!fcntl(shares[i].uffd, F_SETFL, 0), "fcntl() should work");
-		write_page(shares[i].source, TEST_GPA);
-		for (j = 0; j < m->readers; j++)
-			TEST_ASSERT(!pthread_create(&thread, NULL, blocking_reader, &shares[i]),
-				    "pthread_create() should work");
-	}
-}
-
-/* Pages that the guest reads in one go, and what came of it. */
-struct batch {
-	size_t first, count;
-	uint64_t ticks, exits, messages;
-	uint64_t guest_exits;	/* to KVM, for whatever reason */
-};
-
-static void run_timed(const struct mode *m, struct test_vm *t, struct test_vm *share, struct batch *b)
-{
-	struct kvm_vcpu *vcpu = t->vcpus[0];
-	uint64_t start, messages_before = messages;
-	int r;
-
-	request_pages(t, 0, ACCESS_READ, b->first * t->page_size, b->count);
-	b->guest_exits = vcpu_exits(vcpu);
-	start = ticks();
-	while ((r = __vcpu_run(vcpu)) && errno == EFAULT &&
-	       vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
-		if (m->planted)
-			two_instructions_times(m->planted / 2);
-		resolve(share, vcpu, -EFAULT);
-		b->exits++;
-	}
-	b->ticks = ticks() - start;
-	b->messages = messages - messages_before;
-	TEST_ASSERT(!r, "KVM_RUN should succeed, errno %d, exit reason %u", errno,
-		    vcpu->run->exit_reason);
-	b->guest_exits = vcpu_exits(vcpu) - b->guest_exits;
-}
-
-/* The guest has read what each page was filled with, and each fault went the right way. */
-static void verify(const struct mode *m, struct test_vm *t, const struct batch *b)
-{
-	bool own_contents = m->uffd_mode != UFFDIO_REGISTER_MODE_MISSING;
-	uint64_t want = 0;
-	struct ucall uc;
-	size_t i;
-
-	for (i = 0; i < b->count; i++)
-		want += fetch_code(own_contents ? page_gpa(t, b->first + i) : TEST_GPA);
-	TEST_ASSERT(get_ucall(t->vcpus[0], &uc) == UCALL_SYNC && uc.args[1] == want,
-		    "the guest should read a sum of 0x%lx, not 0x%lx", want, uc.args[1]);
-	TEST_ASSERT(b->guest_exits >= b->count, "%zu pages took %lu exits to KVM: more than one at once was mapped",
-		    b->count, b->guest_exits);
-	TEST_ASSERT(b->exits == (m->flags ? b->count : 0), "%zu pages took %lu exits", b->count, b->exits);
-	TEST_ASSERT(b->messages == (m->uffd_mode && !m->flags ? b->count : 0),
-		    "%zu pages took %lu userfaultfd messages", b->count, b->messages);
-}
-
-static size_t run_batch(const struct mode *m, struct test_vm *t, struct test_vm *share,
-			size_t first, size_t count, bool warm_up)
+static size_t run_batch(struct delivery *d, size_t first, size_t count, bool warm_up)
 {
 	struct batch b = { .first = first, .count = count };
+	uint64_t start, took, messages = d->messages, exits = vcpu_exits(d->t.vcpus[0]);
 
-	run_timed(m, t, share, &b);
-	verify(m, t, &b);
+	request_pages(&d->t, 0, ACCESS_READ, first * d->t.page_size, count);
+	start = ticks();
+	delivery_run(d, &b);
+	took = ticks() - start;
+
+	messages = d->messages - messages;
+	exits = vcpu_exits(d->t.vcpus[0]) - exits;
+	delivery_verify(d, &b);
+	TEST_ASSERT(messages == (d->m->uffd_mode && !d->m->flags ? count : 0),
+		    "%zu pages took %lu userfaultfd messages", count, messages);
+	TEST_ASSERT(exits >= count, "%zu pages took %lu exits to KVM: more than one at once was mapped", count, exits);
 	if (!warm_up)
 		fprintf(out, "{\"mode\": \"%s\", \"pages\": %zu, \"exits\": %" PRIu64 ", \"messages\": %"
-			PRIu64 ", \"planted\": %d, \"ticks\": %" PRIu64 "}\n", m->name, count,
-			b.exits, b.messages, m->planted, b.ticks);
+			PRIu64 ", \"planted\": %d, \"ticks\": %" PRIu64 "}\n", d->m->name, count,
+			b.exits, messages, d->m->planted, took);
 	return first + count;
 }
 
 static void run_mode(const struct mode *m)
 {
-	struct test_vm shares[VCPUS], t;
+	static struct delivery d;
 	size_t page = 0;
 	int i;
 
-	if (m->flags)
-		REQUIRE_FLAG();
-	t = test_vm_create(VCPUS, m->backing, PAGES, m->flags);
-	if (t.alias)
-		fill_page_cache(&t);
-	if (!m->uffd_mode)
-		TEST_ASSERT(!madvise(t.hva, t.pages * t.page_size, MADV_POPULATE_WRITE),
-			    "madvise() should work");
-	start_userfaultfd(m, &t, shares);
+	delivery_start(&d, m, VCPUS, PAGES, -1);
 	print_calibration(m);
-
 	for (i = 0; i <= ROUNDS; i++) {
-		page = run_batch(m, &t, shares, page, i % 2 ? LARGE : SMALL, !i);
-		page = run_batch(m, &t, shares, page, i % 2 ? SMALL : LARGE, !i);
+		page = run_batch(&d, page, i % 2 ? LARGE : SMALL, !i);
+		page = run_batch(&d, page, i % 2 ? SMALL : LARGE, !i);
 	}
 }
 
 int main(int argc, char *argv[])
 {
 	const char *path = getenv("BENCH_OUT");
-	size_t i;
+	const struct mode *m = find_mode(argc == 2 ? argv[1] : "");
 
+	if (!m)
+		return 2;
 	out = path ? fopen(path, "a") : stdout;
 	TEST_ASSERT(out, "%s should be writable", path);
 	setvbuf(out, NULL, _IOLBF, 0);
-
-	for (i = 0; argc == 2 && i < ARRAY_SIZE(modes); i++) {
-		if (!strcmp(modes[i].name, argv[1])) {
-			run_mode(&modes[i]);
-			return 0;
-		}
-	}
-	fprintf(stderr, "usage: %s MODE, one of:\n", argv[0]);
-	for (i = 0; i < ARRAY_SIZE(modes); i++)
-		fprintf(stderr, "  %s\n", modes[i].name);
-	return 2;
+	run_mode(m);
+	return 0;
 }

@@ -31,6 +31,7 @@ class Arch:
     cpu_kvm: str
     append: str
     append_tcg: str
+    append_lockstep: str
     page_size: int
     scale_tcg: int
     modes: tuple

@@ -69,7 +69,7 @@ def default_path(kind):
     """Where the cases of a kind are; CASES_FILE= is for the harness' own tests."""
     if "CASES_FILE" in os.environ:
         return pathlib.Path(os.environ["CASES_FILE"])
-    return ROOT / {"tests": "selftests", "bench": "bench"}[kind] / "cases"
+    return ROOT / {"tests": "selftests/cases", "bench": "bench/cases", "scale": "bench/scale"}[kind]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,10 @@
 No opinion on results here: see ci/verdict.py.
 """
 import dataclasses
+import glob
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -27,6 +29,18 @@ BOOT_SECONDS = 90
 # On top of the limit that the guest itself enforces for a case, and from the end
 # record to the end of QEMU.  init.c takes 20 s to give up on a case it can't kill.
 GRACE_SECONDS = 45
+
+
+# How much slower than the host's the clock of a guest in lockstep goes: Debian's libfaketime
+# around QEMU.  A guest that is slowed down would take more timer ticks per instruction.
+SLOWDOWN = 20
+# Host time that a CPU in lockstep waits for one that stands in QEMU itself
+LOCKSTEP_WAIT_US = 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class Lockstep:
+    quantum: int     # instructions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +60,16 @@ class Request:
     timeout: int = 0     # seconds a case, instead of its own limit; not scaled
     config: Config = Config()
     environment: tuple = ()   # name=value, for the cases: seed, stress, ops
+    lockstep: Lockstep = None  # hold the CPUs together: bench/lockstep/
 
     @property
     def name(self):
         return f"{self.arch.name}/{self.mode.name}"
+
+    @property
+    def directory(self):
+        more = f"-{self.cpus}cpus-{self.lockstep.quantum}" if self.lockstep else ""
+        return f"{self.arch.name}-{self.mode.name}{more}"
 
     @property
     def scale(self):
@@ -82,13 +102,17 @@ def clock_parameters(request):
     if not request.icount:
         khz = subprocess.run([request.host_ticks], capture_output=True, text=True,
                              check=True, timeout=60).stdout.strip()
+    if request.lockstep:
+        # The counter of x86 goes at the host's pace, whatever the clock does.
+        khz = str(int(khz) * SLOWDOWN)
     return request.arch.append_tcg.replace("KHZ", khz)
 
 
 def boot_parameters(request):
     words = [request.arch.append, clock_parameters(request), request.mode.append, "panic=-1 oops=panic hugepages=16",
              request.config.append, *request.environment,
-             "nokaslr norandmaps mitigations=off" if request.icount else "",
+             request.arch.append_lockstep if request.lockstep else "",
+             "nokaslr norandmaps mitigations=off" if request.icount or request.lockstep else "",
              f"run={request.kind}", f"scale={request.scale}",
              f"timeout={request.timeout}" if request.timeout else "",
              "cases=" + ",".join(case.name for case in request.cases)]
@@ -100,7 +124,8 @@ def accelerator(request):
         return ["-accel", "kvm", "-cpu", request.arch.cpu_kvm]
     cpu = ["-cpu", request.arch.cpu_tcg]
     if not request.icount:
-        return ["-accel", f"tcg,thread={request.mode.threads}"] + cpu
+        threads = "multi" if request.lockstep else request.mode.threads
+        return ["-accel", f"tcg,thread={threads}"] + cpu
     # One instruction is one nanosecond, and the same ones are executed each time:
     # no host clock, no host randomness.
     return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
@@ -128,11 +153,33 @@ def machine(request, initramfs, parameters):
             "-kernel", str(request.kernel), "-initrd", str(initramfs), "-append", parameters]
 
 
+def plugin(request):
+    """The plugin, built for the API of this QEMU."""
+    version = re.search(r"version (\d+)\.(\d+)", subprocess.run([request.qemu, "--version"], capture_output=True,
+                                                              text=True, check=False).stdout)
+    api = 1 if not version or int(version[1]) < 9 else 2 if (version[1], version[2]) == ("9", "0") else 3
+    return request.host_ticks.with_name(f"lockstep-{api}.so")
+
+
+def lockstep(request, directory):
+    """(what stands before QEMU, what comes after): the slow clock, and the plugin."""
+    if not request.lockstep:
+        return [], []
+    libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+    if not libraries:
+        raise BadInput("libfaketimeMT.so.1 not found: run make deps")
+    out = str(directory / "lockstep").replace(",", ",,")
+    return (["env", f"LD_PRELOAD={libraries[0]}", f"FAKETIME=+0x{1 / SLOWDOWN}"],
+            ["-plugin", f"{plugin(request)},quantum={request.lockstep.quantum},"
+                        f"timeout_us={LOCKSTEP_WAIT_US // SLOWDOWN},out={out}"])
+
+
 def command(request, directory):
-    return [*machine(request, request.initramfs, boot_parameters(request)),
+    before, after = lockstep(request, directory)
+    return [*before, *machine(request, request.initramfs, boot_parameters(request)),
             *console(directory / "console.log"), "-device", "virtio-serial-device",
             *port("ktap", directory / "tests.ktap"), *port("bench", directory / "bench.jsonl"),
-            *(port("gcov", directory / "gcov.raw") if request.coverage else [])]
+            *(port("gcov", directory / "gcov.raw") if request.coverage else []), *after]
 
 
 def shell_command(request, initramfs):

@@ -211,7 +211,7 @@ class Run:
 
     def boot(self, request):
         self.unfinished = request
-        directory = self.directory / f"{request.arch.name}-{request.mode.name}"
+        directory = self.directory / request.directory
         make_room(directory)
         meta = metadata(request)
         boot = self.judge(request, directory, guest.run(request, directory))
@@ -318,7 +318,7 @@ def explain(boot, finding):
         return f"KNOWN {request.name} {finding.case}: {finding.text}"
     return (f"{finding.verdict.name} {request.name} {finding.case}: {finding.text}\n"
             f"    log:    {boot.directory}/{finding.where}\n"
-            f"    repeat: make {'bench' if request.kind == 'bench' else 'check'} {' '.join(knobs)}")
+            f"    repeat: make {'check' if request.kind == 'tests' else request.kind} {' '.join(knobs)}")
 
 
 def show_plan(found):

@@ -16,6 +16,7 @@ cpu_tcg      = max,pauth-impdef=on
 cpu_kvm      = host
 append       = console=ttyAMA0
 append_tcg   =
+append_lockstep =
 
 # Modes: the boot parameters that ask for one, and what the kernel says on the
 # console if it was obtained (a regular expression).

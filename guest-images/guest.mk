@@ -60,7 +60,7 @@ profiled = $(patsubst virt/kvm/%,../../../virt/kvm/%,$(filter virt/kvm/%,$(chang
 kbuild   += $(if $(filter gcov,$(CONFIG)),$(patsubst %,GCOV_PROFILE_%.o=y,$(profiled)))
 step = /usr/bin/python3 ci/step.py $(if $(filter 1,$(V)),--verbose) "$(ARCH) $(SERIES): $1" $(image).logs/$2.log
 
-case_files := selftests/cases bench/cases
+case_files := selftests/cases bench/cases bench/scale
 # The first word of each command that runs on this architecture
 wanted   := $(sort $(shell awk '/^[^\#]/ { if ("," $$2 ~ /,(all|$(ARCH))/) print $$5 }' $(case_files)))
 sources  := $(foreach p,$(wanted),$(firstword $(wildcard selftests/$p.c bench/$p.c \
@@ -71,7 +71,7 @@ ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
 theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
 
 .PHONY: all kernel programs initramfs-shell
-all: $(image).kernel $(progs)/initramfs.cpio $(OUT)/host_ticks
+all: $(image).kernel $(progs)/initramfs.cpio $(OUT)/host_ticks $(foreach api,1 2 3,$(OUT)/lockstep-$(api).so)
 
 # --- kernel ---
 
@@ -119,17 +119,21 @@ $(headers)/linux/kvm.h: $(tools)/.git/applied $(tools)/include/uapi/linux/kvm.h 
 kselftest = env $(ccache) $1 $(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(progs)) \
 	abs_objdir=$(abspath $(progs)) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
 	CC="ccache $(compiler)" LDFLAGS=-static KHDR_INCLUDES="-isystem $(abspath $(headers))" \
-	EXTRA_CFLAGS="-DDEBUG -I$(abspath selftests) -Iinclude/$(kvm_tests)" $(addprefix $(abspath $(progs))/,$2)
+	EXTRA_CFLAGS="-DDEBUG -I$(abspath selftests) -I$(abspath bench) -Iinclude/$(kvm_tests)" $(addprefix $(abspath $(progs))/,$2)
 
 programs: $(headers)/linux/kvm.h
 	@for p in $(wanted); do case " $(notdir $(ours) $(theirs)) " in *" $$p "*) ;; \
 		*) echo "guest.mk: no source for program $$p, named in $(case_files)" >&2; exit 2;; esac; done
 	+@$(call step,upstream tests,upstream) $(call kselftest,,$(theirs))
 	+@$(call step,our tests,programs) $(call kselftest,TEST_GEN_PROGS="$(ours)" \
-		VPATH="$(abspath selftests):$(abspath bench)" LIBKVM="$(notdir $(wildcard selftests/lib_*.c))",$(ours))
+		VPATH="$(abspath selftests):$(abspath bench)" LIBKVM="$(notdir $(wildcard selftests/lib_*.c bench/lib_*.c))",$(ours))
 
 $(progs)/init: guest-images/init.c $(progs)/made-by
 	$(Q)env $(ccache) ccache $(compiler) -O2 -Wall -Wextra -Werror -static $< -o $@
+
+# For each API of QEMU's plugins; ci/guest.py takes the one that fits
+$(OUT)/lockstep-%.so: bench/lockstep/lockstep.c
+	$(Q)gcc -O2 -Wall -Wextra -Wno-sign-compare -Werror -fPIC -shared -fvisibility=hidden -DPLUGIN_API=$* $< -o $@
 
 $(OUT)/host_ticks: guest-images/host_ticks.c
 	$(Q)gcc -O2 -Wall -Wextra -Werror $< -o $@
@@ -140,7 +144,7 @@ suffix   := $(if $(BUSYBOX),-shell)
 $(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk $(progs)/made-by
 	@set -e; { printf 'dir /%s 0755 0 0\n' dev proc sys tmp bin cases; \
 	printf 'nod /dev/console 0600 0 0 c 5 1\nfile /init %s/init 0755 0 0\n' $(progs); \
-	printf 'file /cases/tests selftests/cases 0644 0 0\nfile /cases/bench bench/cases 0644 0 0\n'; \
+	printf 'file /cases/%s 0644 0 0\n' 'tests selftests/cases' 'bench bench/cases' 'scale bench/scale'; \
 	for p in $(ours) $(theirs); do \
 		printf 'file /bin/%s %s/bin/%s 0755 0 0\n' $${p##*/} $(progs) $${p##*/}; done; \
 	if [ -n "$(BUSYBOX)" ]; then printf 'file /bin/busybox %s 0755 0 0\nslink /bin/sh busybox 0755 0 0\n' $(BUSYBOX); fi; \

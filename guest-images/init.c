@@ -4,7 +4,7 @@
  * KTAP on a virtio port of its own, end the machine.
  *
  * The kernel hands unknown name=value boot parameters to PID 1 as environment:
- *   run=tests|bench|shell  what to do; tests and bench name a file in /cases
+ *   run=tests|bench|scale|shell  what to do; but for shell, a file in /cases
  *   cases=a,b,...          the cases to run, in this order
  *   scale=N                multiply each time limit, for a slow machine
  *   timeout=N              seconds for each case, instead of its own limit

@@ -54,7 +54,7 @@ typedef uint64_t (*guest_function)(uint64_t gva);
 #define TEST_GPA	(1ull << 32)
 /* Not the same, so that one reported for the other is noticed. */
 #define TEST_GVA	(TEST_GPA + (1ull << 30))
-#define MAX_VCPUS	4
+#define MAX_VCPUS	64
 
 /* A VM with one memslot under test, of @pages base pages at TEST_GPA. */
 struct test_vm {

@@ -112,7 +112,7 @@ static void fetched(struct test_vm *t, char *start)
 static char *fault_hva(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
 {
 	struct kvm_run *run = vcpu->run;
-	uint64_t offset = run->memory_fault.gpa - TEST_GPA;
+	char *hva;
 
 	/* Not TEST_ASSERT(), which finds the words each time: the benchmark counts that. */
 	if (error != -EFAULT || run->exit_reason != KVM_EXIT_MEMORY_FAULT)
@@ -120,7 +120,9 @@ static char *fault_hva(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
 			  error, run->exit_reason, exit_reason_str(run->exit_reason));
 	TEST_ASSERT(!(run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE),
 		    "no memory here is private");
-	TEST_ASSERT(run->memory_fault.gpa >= TEST_GPA && offset < t->pages * t->page_size,
+	hva = addr_gpa2hva(t->vm, run->memory_fault.gpa);
+	/* Which may be a part of the slot, with a userfaultfd of its own. */
+	TEST_ASSERT(hva >= t->hva && hva < t->hva + t->pages * t->page_size,
 		    "gpa 0x%llx is not in the slot", run->memory_fault.gpa);
 
 	if (t->repeats[vcpu->id].gpa != run->memory_fault.gpa)
@@ -128,7 +130,7 @@ static char *fault_hva(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
 	t->repeats[vcpu->id].gpa = run->memory_fault.gpa;
 	TEST_ASSERT(t->repeats[vcpu->id].times++ < MAX_REPEATS,
 		    "gpa 0x%llx faults for ever", run->memory_fault.gpa);
-	return addr_gpa2hva(t->vm, run->memory_fault.gpa);
+	return hva;
 }
 
 bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu, int error)

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+/* See delivery.h for what each function promises. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/userfaultfd.h>
+
+#include "delivery.h"
+
+#define FLAG	KVM_MEM_ABSENT_MAPPING_FAULT
+#define MISSING	UFFDIO_REGISTER_MODE_MISSING
+#define MINOR	UFFDIO_REGISTER_MODE_MINOR
+
+static const struct mode modes[] = {
+	{ "mapped",               VM_MEM_SRC_SHMEM,     0,    0,       false },
+	{ "uffd_missing",         VM_MEM_SRC_ANONYMOUS, 0,    MISSING, false },
+	{ "uffd_missing_sharded", VM_MEM_SRC_ANONYMOUS, 0,    MISSING, true },
+	{ "fast_missing",         VM_MEM_SRC_ANONYMOUS, FLAG, MISSING, true },
+	{ "uffd_minor",           VM_MEM_SRC_SHMEM,     0,    MINOR,   false },
+	{ "uffd_minor_sharded",   VM_MEM_SRC_SHMEM,     0,    MINOR,   true },
+	{ "fast_minor",           VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true },
+	{ "fast_minor_planted",   VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true, 1000 },
+};
+
+const struct mode *find_mode(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(modes); i++)
+		if (!strcmp(modes[i].name, name))
+			return &modes[i];
+	fprintf(stderr, "no mode %s; there are:\n", name);
+	for (i = 0; i < ARRAY_SIZE(modes); i++)
+		fprintf(stderr, "  %s\n", modes[i].name);
+	return NULL;
+}
+
+void two_instructions_times(uint64_t n)
+{
+#ifdef __x86_64__
+	asm volatile("1: dec %0; jnz 1b" : "+r"(n));
+#elif defined(__aarch64__)
+	asm volatile("1: subs %0, %0, #1; b.ne 1b" : "+r"(n) :: "cc");
+#else
+#error "what is a loop of two instructions here?"
+#endif
+}
+
+struct reading {
+	struct delivery *d;
+	struct test_vm *share;
+	int cpu;
+};
+
+static void *reader(void *arg)
+{
+	struct reading *r = arg;
+	struct uffd_msg msg;
+	int error;
+
+	if (r->cpu >= 0)
+		kvm_pin_this_task_to_pcpu(r->cpu);
+	for (;;) {
+		TEST_ASSERT(read(r->share->uffd, &msg, sizeof(msg)) == sizeof(msg), "read() should work");
+		__atomic_add_fetch(&r->d->messages, 1, __ATOMIC_RELAXED);
+		error = provide(r->share, (char *)msg.arg.pagefault.address, true);
+		/* As in resolve(): TEST_ASSERT() would find the words each time. */
+		if (error)
+			TEST_FAIL("providing a page should work, not fail with %s", strerror(-error));
+	}
+	return NULL;
+}
+
+static struct test_vm *share_of(struct delivery *d, int vcpu)
+{
+	return &d->shares[d->m->sharded ? vcpu : 0];
+}
+
+static void start_userfaultfd(struct delivery *d, int first_cpu)
+{
+	static struct reading readings[MAX_VCPUS];
+	int i, shares = d->m->sharded ? d->vcpus : 1;
+	pthread_t thread;
+
+	for (i = 0; i < shares; i++) {
+		d->shares[i] = d->t;
+		d->shares[i].pages = d->t.pages / shares;
+		d->shares[i].hva = d->t.hva + i * d->shares[i].pages * d->t.page_size;
+		uffd_register(&d->shares[i], d->m->uffd_mode);
+		TEST_ASSERT(!fcntl(d->shares[i].uffd, F_SETFL, 0), "fcntl() should work");
+		write_page(d->shares[i].source, TEST_GPA);
+	}
+	for (i = 0; i < d->vcpus; i++) {
+		readings[i] = (struct reading){ d, share_of(d, i), first_cpu < 0 ? -1 : first_cpu + i };
+		TEST_ASSERT(!pthread_create(&thread, NULL, reader, &readings[i]), "pthread_create() should work");
+	}
+}
+
+void delivery_start(struct delivery *d, const struct mode *m, int vcpus, size_t pages, int first_cpu)
+{
+	if (m->flags)
+		REQUIRE_FLAG();
+	d->m = m;
+	d->vcpus = vcpus;
+	d->t = test_vm_create(vcpus, m->backing, vcpus * pages, m->flags);
+	if (d->t.alias)
+		fill_page_cache(&d->t);
+	if (m->uffd_mode)
+		start_userfaultfd(d, first_cpu);
+	else
+		TEST_ASSERT(!madvise(d->t.hva, d->t.pages * d->t.page_size, MADV_POPULATE_WRITE),
+			    "madvise() should work");
+}
+
+void delivery_run(struct delivery *d, struct batch *b)
+{
+	struct kvm_vcpu *vcpu = d->t.vcpus[b->vcpu];
+	struct test_vm *share = share_of(d, b->vcpu);
+	int r;
+
+	while ((r = __vcpu_run(vcpu)) && errno == EFAULT &&
+	       vcpu->run->exit_reason == KVM_EXIT_MEMORY_FAULT) {
+		if (d->m->planted)
+			two_instructions_times(d->m->planted / 2);
+		resolve(share, vcpu, -EFAULT);
+		b->exits++;
+	}
+	TEST_ASSERT(!r, "KVM_RUN should succeed, errno %d, exit reason %u", errno,
+		    vcpu->run->exit_reason);
+}
+
+void delivery_verify(struct delivery *d, const struct batch *b)
+{
+	uint64_t sum = completion(&d->t, b->vcpu), want = 0;
+	size_t i;
+
+	for (i = 0; i < b->count; i++)
+		want += fetch_code(d->m->uffd_mode == MISSING ? TEST_GPA : page_gpa(&d->t, b->first + i));
+	TEST_ASSERT(sum == want, "the guest should read a sum of 0x%lx, not 0x%lx", want, sum);
+	TEST_ASSERT(b->exits == (d->m->flags ? b->count : 0), "%zu pages took %lu exits", b->count, b->exits);
+}

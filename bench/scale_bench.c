@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How the delivery of faults scales: all vCPUs at once read pages that are absent, each
+ * its own.
+ *
+ * usage: scale_bench MODE VCPUS
+ *
+ * Every vCPU and every reader has a CPU of L1 to itself.  A marker instruction, which
+ * real CPUs ignore and bench/lockstep/ notices, stands before and after the timed part,
+ * in which nothing is created, entered for the first time, printed or verified.
+ *
+ * Prints a JSON line to the file that BENCH_OUT names, or to stdout; results/README.md has
+ * the format.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "delivery.h"
+
+#define WARM	512	/* pages of each vCPU that are not counted */
+#define TIMED	1024
+
+static inline void mark(void)
+{
+#ifdef __x86_64__
+	asm volatile("xchg %%rbx, %%rbx" ::: "memory");
+#elif defined(__aarch64__)
+	asm volatile("hint #0x60" ::: "memory");
+#else
+#error "which instruction does nothing here?"
+#endif
+}
+
+static struct delivery d;
+static int ready, done;
+static bool go;
+
+struct runner {
+	pthread_t thread;
+	struct batch warm, timed;
+};
+
+static void run_batch(struct batch *b)
+{
+	request_pages(&d.t, b->vcpu, ACCESS_READ, b->first * d.t.page_size, b->count);
+	delivery_run(&d, b);
+}
+
+/* Nobody sleeps at a gate: waking them would take its time, one after another. */
+static void wait_for_all(int *count)
+{
+	while (__atomic_load_n(count, __ATOMIC_ACQUIRE) < d.vcpus)
+		;
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct runner *r = arg;
+	bool first = !r->timed.vcpu;
+
+	kvm_pin_this_task_to_pcpu(r->timed.vcpu);
+	run_batch(&r->warm);
+	delivery_verify(&d, &r->warm);
+	__atomic_add_fetch(&ready, 1, __ATOMIC_RELEASE);
+	if (first) {
+		wait_for_all(&ready);
+		d.messages = 0;
+		mark();
+		__atomic_store_n(&go, true, __ATOMIC_RELEASE);
+	}
+	while (!__atomic_load_n(&go, __ATOMIC_ACQUIRE))
+		;
+	run_batch(&r->timed);
+	__atomic_add_fetch(&done, 1, __ATOMIC_RELEASE);
+	if (first) {
+		wait_for_all(&done);
+		mark();
+	}
+	delivery_verify(&d, &r->timed);
+	return NULL;
+}
+
+static void run_all(void)
+{
+	static struct runner runners[MAX_VCPUS];
+	struct batch b;
+	int i;
+
+	for (i = 0; i < d.vcpus; i++) {
+		b = (struct batch){ .vcpu = i, .first = i * (WARM + TIMED), .count = WARM };
+		runners[i].warm = b;
+		b.first += WARM;
+		b.count = TIMED;
+		runners[i].timed = b;
+		TEST_ASSERT(!pthread_create(&runners[i].thread, NULL, vcpu_main, &runners[i]),
+			    "pthread_create() should work");
+	}
+	for (i = 0; i < d.vcpus; i++)
+		pthread_join(runners[i].thread, NULL);
+	TEST_ASSERT(d.messages == (d.m->uffd_mode && !d.m->flags ? d.vcpus * TIMED : 0),
+		    "%d pages took %lu userfaultfd messages", d.vcpus * TIMED, d.messages);
+}
+
+int main(int argc, char *argv[])
+{
+	const struct mode *m = find_mode(argc == 3 ? argv[1] : "");
+	const char *path = getenv("BENCH_OUT");
+	int vcpus = argc == 3 ? atoi(argv[2]) : 0;
+	FILE *out;
+
+	if (!m || vcpus < 1 || vcpus > MAX_VCPUS) {
+		fprintf(stderr, "usage: %s MODE VCPUS, at most %d\n", argv[0], MAX_VCPUS);
+		return 2;
+	}
+	delivery_start(&d, m, vcpus, WARM + TIMED, vcpus);
+	run_all();
+	out = path ? fopen(path, "a") : stdout;
+	TEST_ASSERT(out && fprintf(out, "{\"mode\": \"%s\", \"vcpus\": %d, \"pages\": %d}\n", m->name, vcpus,
+				   vcpus * TIMED) > 0, "%s should be writable", path);
+	return fclose(out) ? 1 : 0;
+}
