@@ -154,7 +154,7 @@ def main(archs):
         for request in run.requests(archs, "tests"):
             this.boot(request)
     finally:
-        status = this.summary()
+        failed = status = this.summary()
     texts = []
     for arch in archs:
         counts = collections.defaultdict(collections.Counter)
@@ -167,7 +167,7 @@ def main(archs):
         status = status or int(not code or open_ > 0)
     (this.directory / "coverage.txt").write_text("\n".join(texts))
     print("\n".join(texts), end="")
-    if not run.knob("CASES") and not run.knob("MODE") and len(archs) > 1:
+    if not failed and not run.knob("CASES") and not run.knob("MODE") and len(archs) > 1:
         (ROOT / "results" / "coverage.txt").write_text("\n".join(texts))
     return status
 

@@ -235,7 +235,7 @@ static void *access_all(void *arg)
 		 * An ioctl that is accepted waits for workers, to which two threads that
 		 * never sleep leave little of two CPUs.
 		 */
-		usleep((a->random >> 20) % 8192);
+		usleep((a->random >> 20) % 1024);
 	}
 	return NULL;
 }
@@ -329,7 +329,7 @@ static void fuzz(struct test_vm *t, uint64_t ops, struct accessor *a)
 			       a[0].accesses, a[1].accesses, a[0].exits, a[1].exits);
 	}
 	TEST_ASSERT(accepted && accepted < ops, "some should be accepted, not %lu of %lu", accepted, ops);
-	TEST_ASSERT(a[0].exits && a[1].exits, "each vCPU should have exited");
+	TEST_ASSERT(a[CHECKER].exits, "an absent page of a flagged slot should have been looked at");
 }
 
 CASE(fuzz_memslots)
