@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Make the last run of make bench the one that the README quotes.
+"""Make the last run, of make bench or make scale, the one that the README quotes.
 
 usage: reference.py RUN    (what make reference calls, with results/latest)
 
-Writes results/reference.txt, and the README between its two markers.
+Writes results/reference.txt or results/scaling.txt, and the README between the markers.
 """
 import json
 import pathlib
@@ -14,38 +14,55 @@ import run
 import cases
 from arch import ROOT, BadInput, names
 
-BEGIN, END = "<!-- table: make bench reference -->\n", "<!-- end of table -->\n"
+# What the README has where, by the kind of run: the marker before it, and its file
+TABLES = {"bench": "reference.txt", "scale": "scaling.txt"}
+END = "<!-- end of table -->\n"
 
 
-def reference_text(directory):
+def begin(kind):
+    return f"<!-- table: make {kind} reference -->\n"
+
+
+def kind_of(directory):
+    kind = directory.resolve().name.split("-")[2:3]
+    if not kind or kind[0] not in TABLES:
+        raise BadInput(f"{directory} is not a run of make bench or make scale")
+    return kind[0]
+
+
+def reference_text(directory, kind):
     metas = [json.loads(path.read_text()) for path in sorted(directory.glob("*/meta.json"))]
     table = directory / "table.txt"
     if not metas or not table.exists() or any(m["verdict"] != "pass" for m in metas):
-        raise BadInput(f"{directory} is not a run of make bench that passed")
+        raise BadInput(f"{directory} is not a run of make {kind} that passed")
     if any("-local" in m["release"] for m in metas):
         raise BadInput(f"{directory} was built from a tree with changes that are not in kernel-patches/")
-    wanted = [case.name for case in cases.load(cases.default_path("bench"))]
-    if {m["arch"] for m in metas} != set(names()) or any(
-            m["config"] or m["series"] != "patched" or [r["name"] for r in m["results"]] != wanted for m in metas):
-        raise BadInput(f"{directory} did not measure every mode of the series on each architecture; make bench does")
+    wanted = {case.name for case in cases.load(cases.default_path(kind))}
+    for name in names():
+        mine = [m for m in metas if m["arch"] == name]
+        if {r["name"] for m in mine for r in m["results"]} != wanted or any(
+                m["config"] or m["series"] != "patched" for m in mine):
+            raise BadInput(f"{directory} did not measure every mode of the series on {name}; make {kind} does")
     lines = [table.read_text().rstrip("\n"), ""]
-    lines += [f"{m['arch']}/{m['mode']}: {m['release']}, {m['compiler']}, {m['qemu']}" for m in metas]
+    lines += dict.fromkeys(f"{m['arch']}/{m['mode']}: {m['release']}, {m['compiler']}, {m['qemu']}" for m in metas)
     return "\n".join(lines) + "\n"
 
 
-def in_readme(readme, text):
-    """The README with the text between its markers, as preformatted text."""
-    head, rest = readme.split(BEGIN)
-    _, tail = rest.split(END)
+def in_readme(readme, text, kind):
+    """The README with the text between the markers of its kind, as preformatted text."""
+    head, rest = readme.split(begin(kind))
+    _, tail = rest.split(END, 1)
     indented = "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
-    return f"{head}{BEGIN}\n{indented}\n{END}{tail}"
+    return f"{head}{begin(kind)}\n{indented}\n{END}{tail}"
 
 
 def reference(argv):
-    text = reference_text(pathlib.Path(argv[0]))
-    (ROOT / "results" / "reference.txt").write_text(text)
+    directory = pathlib.Path(argv[0])
+    kind = kind_of(directory)
+    text = reference_text(directory, kind)
+    (ROOT / "results" / TABLES[kind]).write_text(text)
     path = ROOT / "README.md"
-    path.write_text(in_readme(path.read_text(), text))
+    path.write_text(in_readme(path.read_text(), text, kind))
     return 0
 
 
