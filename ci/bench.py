@@ -150,13 +150,7 @@ def bench(archs):
         for request in requests:
             rows[request.name] = measure(this.boot(request))
     finally:
-        text = "\n".join(table(rows)) + "\n"
-        (this.directory / "table.txt").write_text(text)
-        if any(rows.values()):
-            print("\n" + text)
-        for boot in this.boots:
-            run.save_verdict(boot)
-        status = this.summary()
+        status = this.finish("\n".join(table(rows)) + "\n" if any(rows.values()) else "")
     return status
 
 

@@ -246,6 +246,15 @@ class Run:
         print(f"  {boot.request.name:<14} {boot.outcome.seconds:4.0f} s  {boot.count('pass')} passed, "
               f"{boot.count('failed')} failed, {boot.count('skip')} skipped{known}", flush=True)
 
+    def finish(self, table):
+        """The last screen of a measurement, with its table, which is kept; returns the exit status."""
+        if table:
+            (self.directory / "table.txt").write_text(table)
+            print("\n" + table)
+        for boot in self.boots:
+            save_verdict(boot)
+        return self.summary()
+
     def summary(self):
         """The last screen; returns the exit status."""
         findings = [f for boot in self.boots for f in boot.findings]

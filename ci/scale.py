@@ -105,14 +105,8 @@ def scale(archs):
             print(f"  {number}/{len(wanted)}  {request.name}, {vcpus} vCPUs, quantum {request.lockstep.quantum}", flush=True)
             points.setdefault(request.name, []).extend(points_of(this.boot(request), vcpus))
     finally:
-        text = "\n\n".join("\n".join(table(name, found)) for name, found in points.items() if found)
-        if text:
-            text += f"\n\n{method(this.boots)}\n"
-            (this.directory / "table.txt").write_text(text)
-            print("\n" + text)
-        for boot in this.boots:
-            run.save_verdict(boot)
-        status = this.summary()
+        tables = ["\n".join(table(name, found)) for name, found in points.items() if found]
+        status = this.finish("\n\n".join([*tables, method(this.boots)]) + "\n" if tables else "")
     return status
 
 if __name__ == "__main__":
