@@ -15,6 +15,7 @@ import coverage
 import ktap
 import mutants
 import run
+import verdict
 from verdict import Finding, Verdict
 
 ROW = re.compile(r"\| ([0-9R, ]*)\| [^|]+ \| ([a-z0-9_, ]+) \|")
@@ -196,6 +197,21 @@ class Base(unittest.TestCase):
 
 
 class Config(unittest.TestCase):
+    def machine(self, console, facts, **knobs):
+        request = types.SimpleNamespace(release="r", cpus=2, arch=types.SimpleNamespace(page_size=4096),
+                                        mode=types.SimpleNamespace(name="m", proof="is m"),
+                                        config=arch.Config(proof="checked"), environment=("ops=7",))
+        stream = types.SimpleNamespace(results=[], ended=True,
+                                       facts={"release": "r", "cpus": "2", "page_size": "4096", "kvm": "present", **facts})
+        return [f.verdict for f in (*verdict.judge_machine(request, stream, console),
+                                    *verdict.judge_console(request, stream, console))]
+
+    def test_knobs_of_cases_and_the_checkers_are_read_back(self):
+        self.assertEqual(self.machine("is m checked init: end", {"ops": "7"}), [])
+        self.assertEqual(self.machine("is m checked init: end", {}), [Verdict.HARNESS])
+        self.assertEqual(self.machine("is m init: end", {"ops": "7"}), [Verdict.HARNESS])
+        self.assertEqual(self.machine("checked init: end", {"ops": "7"}), [Verdict.HARNESS])
+
     def test_facts(self):
         self.assertEqual(arch.load_config("debug").scale, 4)
         self.assertEqual(arch.load_config(""), arch.Config())
