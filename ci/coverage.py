@@ -9,7 +9,8 @@ Each that has a counter ("-": none, a declaration or what the compiler has merge
 another) must have been executed, in any mode, or be excused by a line of
 kernel-patches/BASE/uncovered:
 	architecture or all | file | text of the line | reason
-One of an architecture that no line needs is a failure as well.
+which is for one line; another of the same text wants one more.  One of an architecture
+that no line needs is a failure as well.
 
 Writes results/RUN/coverage.txt and, if all cases ran, results/coverage.txt.
 Exit status: as ci/check.py; 1 also for a line that was not executed and has no excuse.
@@ -119,13 +120,17 @@ def load_excuses(path):
     return excuses
 
 
-def excuse_for(excuses, arch, file, text):
-    return next((e for e in excuses if e[0] in ("all", arch) and e[1] == file and e[2] == text.strip()), None)
+def take_excuse(left, arch, file, text):
+    """One of what is left: it is for one line, not for each of the same text."""
+    for i, excuse in enumerate(left):
+        if excuse[0] in ("all", arch) and excuse[1:3] == [file, text.strip()]:
+            return left.pop(i)
+    return None
 
 
 def report(arch, lines, counts, excuses):
     """(text, number of lines with code, number of lines or excuses that want attention)"""
-    out, code, executed, open_, used = [], 0, 0, 0, []
+    out, code, executed, open_, left = [], 0, 0, 0, list(excuses)
     built = [file for file in sorted(lines) if file in counts]
     for file in built:
         for number, text in lines[file].items():
@@ -133,13 +138,12 @@ def report(arch, lines, counts, excuses):
                 if text.strip():
                     out.append(f"{'-':>9} {file}:{number}: {text.strip()}")
                 continue
-            count, excuse = counts[file][number], excuse_for(excuses, arch, file, text)
-            excuse = None if count else excuse
-            used.append(excuse)
+            count = counts[file][number]
+            excuse = None if count else take_excuse(left, arch, file, text)
             code, executed, open_ = code + 1, executed + bool(count), open_ + (not count and not excuse)
             out.append(f"{count or '#####':>9} {file}:{number}: {text.strip()}" + (f"   [{excuse[3]}]" if excuse else ""))
     head = f"{arch}: {executed} of {code} lines with code executed, {open_} neither executed nor excused"
-    idle = [e for e in excuses if e[0] == arch and e not in used]
+    idle = [e for e in left if e[0] == arch]
     out += [f"          executed, or not of the series, though excused: {e[1]}: {e[2]}" for e in idle]
     open_ += len(idle)
     absent = [f for f in sorted(lines) if f not in counts and f.endswith(".c")]

@@ -138,6 +138,12 @@ class Coverage(unittest.TestCase):
         self.assertEqual(open_, 0)
         self.assertIn("[no such hardware]", text)
 
+    def test_excuse_is_for_one_line(self):
+        excuse = [["x86", "arch/x86/kvm/a.c", "two();", "why"]]
+        lines = {"arch/x86/kvm/a.c": {4: "\ttwo();", 9: "\t\ttwo();"}}
+        counts = {"arch/x86/kvm/a.c": collections.Counter({4: 0, 9: 0})}
+        self.assertEqual([coverage.report("x86", lines, counts, excuse * n)[2] for n in (1, 2)], [1, 0])
+
     def test_excused_for_nothing(self):
         excuses = [["x86", "arch/x86/kvm/a.c", "two();", "why"], ["arm64", "arch/x86/kvm/a.c", "two();", "why"]]
         text, _, open_ = self.report({3: 7, 4: 1}, excuses)
