@@ -235,7 +235,7 @@ static void *access_all(void *arg)
 		 * An ioctl that is accepted waits for workers, to which two threads that
 		 * never sleep leave little of two CPUs.
 		 */
-		usleep((a->random >> 20) % 1024);
+		usleep((a->random >> 20) % 8192);
 	}
 	return NULL;
 }
