@@ -5,9 +5,17 @@
 
 #include "harness.h"
 
+/* What is done for each page: a fault, or one of the parts that a fault has to have. */
+enum work {
+	FAULT,		/* the guest reads it for the first time */
+	EXIT,		/* the guest exits to userspace, which has nothing to do */
+	PROVIDE,	/* userspace provides it, as for a fault that exits; no guest runs */
+};
+
 /* One row of the table in lib_delivery.c is one mode. */
 struct mode {
 	const char *name;
+	enum work work;
 	enum vm_mem_backing_src_type backing;
 	uint32_t flags;		/* of the memslot */
 	int uffd_mode;		/* 0: memory is mapped in advance */
@@ -34,14 +42,30 @@ struct delivery {
  */
 void delivery_start(struct delivery *d, const struct mode *m, int vcpus, size_t pages, int first_cpu);
 
-/* What one vCPU reads in one go, and what came of it. */
+/*
+ * Instructions that do nothing, for the plugins of bench/lockstep/ to notice: around the
+ * timed part, and in the guest before each page.
+ */
+#ifdef __x86_64__
+#define mark()		asm volatile("xchg %%rbx, %%rbx" ::: "memory")
+#define mark_page()	asm volatile("xchg %%rcx, %%rcx" ::: "memory")
+#elif defined(__aarch64__)
+#define mark()		asm volatile("hint #0x60" ::: "memory")
+#define mark_page()	asm volatile("hint #0x61" ::: "memory")
+#else
+#error "which instructions do nothing here?"
+#endif
+
+/* What one vCPU does in one go, and what came of it. */
 struct batch {
 	int vcpu;
 	size_t first, count;	/* pages of the slot */
 	uint64_t exits;
 };
 
-/* The part to be timed: the vCPU reads the pages; each that exits is resolved. */
+/* Say what the vCPU does next. */
+void delivery_request(struct delivery *d, const struct batch *b);
+/* The part to be timed: the vCPU does it; each fault that exits is resolved. */
 void delivery_run(struct delivery *d, struct batch *b);
 /* Then: it has read what each page was filled with, and each fault went the right way. */
 void delivery_verify(struct delivery *d, const struct batch *b);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What one more fault costs, by how it is delivered: the price of a vCPU's access to a
- * page that is absent, from the guest's instruction to the next one.
+ * page that is absent, from the guest's instruction to the next one.  And what the parts
+ * cost that such a fault can't do without.
  *
  * The guest reads pages that it has never touched, in batches of two sizes.  A batch
  * costs a constant (the ucall at its end, the request at its start) plus the price of
@@ -10,7 +11,7 @@
  * as many of those, and of the refills of L1's page allocator, per fault, as any other;
  * and they take turns in going first, so that a drift is no price.  Nothing is created,
  * printed or verified inside the timed part, timer ticks are, and the first batches are
- * not counted.
+ * not counted.  Markers stand around the last ones, for bench/lockstep/timeline.c.
  *
  * Ticks are of the CPU's own counter (TSC, CNTVCT), icount's nanoseconds in its unit,
  * and an instruction is a nanosecond.  They mean instructions only under
@@ -90,23 +91,34 @@ static void print_calibration(const struct mode *m)
 		", \"hz\": %" PRIu64 "}\n", m->name, 2 * n, least, ticks_hz());
 }
 
-static size_t run_batch(struct delivery *d, size_t first, size_t count, bool warm_up)
+/* How often the vCPU has to leave the guest at least */
+static size_t least_exits(const struct mode *m, size_t count)
+{
+	return m->work == PROVIDE ? 0 : count;
+}
+
+static size_t run_batch(struct delivery *d, size_t first, size_t count, int round)
 {
 	struct batch b = { .first = first, .count = count };
 	uint64_t start, took, messages = d->messages, exits = vcpu_exits(d->t.vcpus[0]);
 
-	request_pages(&d->t, 0, ACCESS_READ, first * d->t.page_size, count);
+	delivery_request(d, &b);
+	if (round == ROUNDS)
+		mark();
 	start = ticks();
 	delivery_run(d, &b);
 	took = ticks() - start;
+	if (round == ROUNDS)
+		mark();
 
 	messages = d->messages - messages;
 	exits = vcpu_exits(d->t.vcpus[0]) - exits;
 	delivery_verify(d, &b);
-	TEST_ASSERT(messages == (d->m->uffd_mode && !d->m->flags ? count : 0),
+	TEST_ASSERT(messages == (d->m->uffd_mode && d->m->work == FAULT && !d->m->flags ? count : 0),
 		    "%zu pages took %lu userfaultfd messages", count, messages);
-	TEST_ASSERT(exits >= count, "%zu pages took %lu exits to KVM: more than one at once was mapped", count, exits);
-	if (!warm_up)
+	TEST_ASSERT(exits >= least_exits(d->m, count), "%zu pages took %lu exits to KVM: more than one at once was mapped",
+		    count, exits);
+	if (round)
 		fprintf(out, "{\"mode\": \"%s\", \"pages\": %zu, \"exits\": %" PRIu64 ", \"messages\": %"
 			PRIu64 ", \"planted\": %d, \"ticks\": %" PRIu64 "}\n", d->m->name, count,
 			b.exits, messages, d->m->planted, took);
@@ -122,8 +134,8 @@ static void run_mode(const struct mode *m)
 	delivery_start(&d, m, VCPUS, PAGES, -1);
 	print_calibration(m);
 	for (i = 0; i <= ROUNDS; i++) {
-		page = run_batch(&d, page, i % 2 ? LARGE : SMALL, !i);
-		page = run_batch(&d, page, i % 2 ? SMALL : LARGE, !i);
+		page = run_batch(&d, page, i % 2 ? LARGE : SMALL, i);
+		page = run_batch(&d, page, i % 2 ? SMALL : LARGE, i);
 	}
 }
 

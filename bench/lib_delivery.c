@@ -11,20 +11,24 @@
 #include <linux/userfaultfd.h>
 
 #include "delivery.h"
+#include "ucall_common.h"
 
 #define FLAG	KVM_MEM_ABSENT_MAPPING_FAULT
 #define MISSING	UFFDIO_REGISTER_MODE_MISSING
 #define MINOR	UFFDIO_REGISTER_MODE_MINOR
 
 static const struct mode modes[] = {
-	{ "mapped",               VM_MEM_SRC_SHMEM,     0,    0,       false },
-	{ "uffd_missing",         VM_MEM_SRC_ANONYMOUS, 0,    MISSING, false },
-	{ "uffd_missing_sharded", VM_MEM_SRC_ANONYMOUS, 0,    MISSING, true },
-	{ "fast_missing",         VM_MEM_SRC_ANONYMOUS, FLAG, MISSING, true },
-	{ "uffd_minor",           VM_MEM_SRC_SHMEM,     0,    MINOR,   false },
-	{ "uffd_minor_sharded",   VM_MEM_SRC_SHMEM,     0,    MINOR,   true },
-	{ "fast_minor",           VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true },
-	{ "fast_minor_planted",   VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true, 1000 },
+	{ "mapped",               FAULT,   VM_MEM_SRC_SHMEM,     0,    0,       false },
+	{ "empty_exit",           EXIT,    VM_MEM_SRC_SHMEM,     0,    0,       false },
+	{ "uffdio_copy",          PROVIDE, VM_MEM_SRC_ANONYMOUS, 0,    MISSING, true },
+	{ "uffdio_continue",      PROVIDE, VM_MEM_SRC_SHMEM,     0,    MINOR,   true },
+	{ "uffd_missing",         FAULT,   VM_MEM_SRC_ANONYMOUS, 0,    MISSING, false },
+	{ "uffd_missing_sharded", FAULT,   VM_MEM_SRC_ANONYMOUS, 0,    MISSING, true },
+	{ "fast_missing",         FAULT,   VM_MEM_SRC_ANONYMOUS, FLAG, MISSING, true },
+	{ "uffd_minor",           FAULT,   VM_MEM_SRC_SHMEM,     0,    MINOR,   false },
+	{ "uffd_minor_sharded",   FAULT,   VM_MEM_SRC_SHMEM,     0,    MINOR,   true },
+	{ "fast_minor",           FAULT,   VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true },
+	{ "fast_minor_planted",   FAULT,   VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true, 1000 },
 };
 
 const struct mode *find_mode(const char *name)
@@ -117,7 +121,27 @@ void delivery_start(struct delivery *d, const struct mode *m, int vcpus, size_t 
 			    "madvise() should work");
 }
 
-void delivery_run(struct delivery *d, struct batch *b)
+static uint64_t guest_read(uint64_t gva)
+{
+	mark_page();
+	return READ_ONCE(*(uint64_t *)gva);
+}
+
+/* What GUEST_SYNC() does in the end, with nothing to say. */
+static uint64_t guest_exit(uint64_t gva)
+{
+	mark_page();
+	ucall_arch_do_ucall(0);
+	return 0;
+}
+
+void delivery_request(struct delivery *d, const struct batch *b)
+{
+	request_calls(&d->t, b->vcpu, d->m->work == EXIT ? guest_exit : guest_read,
+		      b->first * d->t.page_size, d->m->work == PROVIDE ? 0 : b->count);
+}
+
+static void run_faults(struct delivery *d, struct batch *b)
 {
 	struct kvm_vcpu *vcpu = d->t.vcpus[b->vcpu];
 	struct test_vm *share = share_of(d, b->vcpu);
@@ -134,13 +158,56 @@ void delivery_run(struct delivery *d, struct batch *b)
 		    vcpu->run->exit_reason);
 }
 
-void delivery_verify(struct delivery *d, const struct batch *b)
+static void run_exits(struct delivery *d, struct batch *b)
 {
-	uint64_t sum = completion(&d->t, b->vcpu), want = 0;
+	struct kvm_vcpu *vcpu = d->t.vcpus[b->vcpu];
+
+	for (b->exits = 0; b->exits < b->count; b->exits++)
+		if (__vcpu_run(vcpu) || vcpu->run->exit_reason != UCALL_EXIT_REASON)
+			TEST_FAIL("the guest should exit by itself, not with errno %d, reason %u", errno,
+				  vcpu->run->exit_reason);
+	run_faults(d, b);
+}
+
+static void provide_pages(struct delivery *d, struct batch *b)
+{
+	struct test_vm *share = share_of(d, b->vcpu);
 	size_t i;
 
 	for (i = 0; i < b->count; i++)
-		want += fetch_code(d->m->uffd_mode == MISSING ? TEST_GPA : page_gpa(&d->t, b->first + i));
+		if (provide(share, page_hva(&d->t, b->first + i), false))
+			TEST_FAIL("providing page %zu should work", b->first + i);
+	run_faults(d, b);
+}
+
+void delivery_run(struct delivery *d, struct batch *b)
+{
+	if (d->m->work == EXIT)
+		run_exits(d, b);
+	else if (d->m->work == PROVIDE)
+		provide_pages(d, b);
+	else
+		run_faults(d, b);
+}
+
+/* What the page's first bytes are. */
+static uint64_t content(struct delivery *d, size_t page)
+{
+	return fetch_code(d->m->uffd_mode == MISSING ? TEST_GPA : page_gpa(&d->t, page));
+}
+
+void delivery_verify(struct delivery *d, const struct batch *b)
+{
+	bool exits = d->m->work == EXIT || (d->m->work == FAULT && d->m->flags);
+	uint64_t sum = completion(&d->t, b->vcpu), want = 0;
+	size_t i;
+
+	for (i = b->first; i < b->first + b->count; i++) {
+		if (d->m->work == FAULT)
+			want += content(d, i);
+		if (d->m->work == PROVIDE)
+			TEST_ASSERT(*(uint64_t *)page_hva(&d->t, i) == content(d, i), "page %zu should be there", i);
+	}
 	TEST_ASSERT(sum == want, "the guest should read a sum of 0x%lx, not 0x%lx", want, sum);
-	TEST_ASSERT(b->exits == (d->m->flags ? b->count : 0), "%zu pages took %lu exits", b->count, b->exits);
+	TEST_ASSERT(b->exits == (exits ? b->count : 0), "%zu pages took %lu exits", b->count, b->exits);
 }

@@ -20,17 +20,6 @@
 #define WARM	512	/* pages of each vCPU that are not counted */
 #define TIMED	1024
 
-static inline void mark(void)
-{
-#ifdef __x86_64__
-	asm volatile("xchg %%rbx, %%rbx" ::: "memory");
-#elif defined(__aarch64__)
-	asm volatile("hint #0x60" ::: "memory");
-#else
-#error "which instruction does nothing here?"
-#endif
-}
-
 static struct delivery d;
 static int ready, done;
 static bool go;
@@ -42,7 +31,7 @@ struct runner {
 
 static void run_batch(struct batch *b)
 {
-	request_pages(&d.t, b->vcpu, ACCESS_READ, b->first * d.t.page_size, b->count);
+	delivery_request(&d, b);
 	delivery_run(&d, b);
 }
 

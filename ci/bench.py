@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Measure what one more fault costs, in instructions, and print one table.
+"""Measure what one more fault costs, in instructions, and where they go.
 
 usage: bench.py [--plan] ARCH...    (what make bench calls; knobs: see run.py)
 
@@ -13,7 +13,9 @@ import fractions
 import json
 import sys
 
+import plot
 import run
+import timeline
 from arch import BadInput
 from verdict import Finding, Verdict
 
@@ -24,6 +26,12 @@ CALIBRATION = ("calibration", "ticks", "hz")
 BATCH = ("pages", "planted", "ticks")
 # Of batches for each mode: ROUNDS in bench/fault_bench.c.
 PAIRS = 4
+# Of them, those that are written down event by event: the last pair.
+TIMED_PARTS = 2
+# A fault that userspace resolves can't do without these: KVM_RUN returns and is called
+# again, the page is provided, and KVM maps it.
+FLOORS = {"fast_missing": ("empty_exit", "uffdio_copy", "mapped"),
+          "fast_minor": ("empty_exit", "uffdio_continue", "mapped")}
 
 
 def read_numbers(path):
@@ -118,7 +126,7 @@ def check_planted(rows):
 
 def peer(mode):
     """The row that a row is compared with: the same kind of fault, a userfaultfd per vCPU."""
-    return f"uffd_{mode.split('_')[1]}_sharded" if "_" in mode else ""
+    return f"uffd_{mode.split('_')[1]}_sharded" if mode.startswith(("uffd_", "fast_")) else ""
 
 
 def cells(row, rows):
@@ -140,17 +148,95 @@ def table(columns):
         yield f"{mode:22}{line}".rstrip()
 
 
+def merit_lines(columns):
+    """How far each fast mode is from the sum of its parts."""
+    for name, rows in columns.items():
+        prices = {row.mode: row.price for row in rows}
+        for mode, parts in FLOORS.items():
+            if {mode, *parts} <= set(prices):
+                floor = sum(prices[part] for part in parts)
+                yield f"{name}: {mode} is {float(prices[mode] / floor):.2f} x ({' + '.join(parts)} = {round(floor)})"
+
+
+def check_timeline(parts, batches, tick):
+    """The events must add up to what the guest's own counter says."""
+    for part, batch in zip(parts, batches[-TIMED_PARTS:]):
+        counted, known = part[-1][0], batch["ticks"] * tick
+        # An instruction that faults is counted twice, and then the kernel runs.
+        repeated = sum(event == "kernel" for _, event in part)
+        if not -known * CALIBRATION_ERROR <= counted - known <= repeated + known * CALIBRATION_ERROR:
+            return (f"{batch['pages']} pages took {counted} instructions by the timeline, "
+                    f"{float(known):.0f} by the counter")
+    return ""
+
+
+def read_timelines(boot):
+    """{mode: Timeline} of the modes in which a guest accesses pages.  Problems become findings."""
+    found = {}
+    try:
+        modes = read_numbers(boot.directory / "bench.jsonl")
+        parts = timeline.timed_parts(boot.directory / "timeline")
+        passed = [r.name for r in boot.outcome.stream.results if r.status == "pass"]
+        if len(parts) != TIMED_PARTS * len(passed):
+            raise BadInput(f"{len(passed)} cases passed, with {len(parts)} timed parts")
+        for i, mode in enumerate(passed):
+            mine, (calibrations, batches) = parts[TIMED_PARTS * i:TIMED_PARTS * (i + 1)], modes[mode]
+            problem = check_timeline(mine, batches, instructions_per_tick(calibrations))
+            if problem:
+                raise BadInput(f"{mode}: {problem}")
+            faults = [fault for part in mine for fault in timeline.faults_of(part)]
+            if faults and not batches[0]["planted"]:
+                found[mode] = timeline.Timeline(faults)
+    except (BadInput, OSError, KeyError) as error:
+        boot.findings.append(Finding(Verdict.HARNESS, "", f"no timeline: {error}", "timeline"))
+    return found
+
+
+def with_timeline(request):
+    points = timeline.load_points(request.arch.name)
+    return dataclasses.replace(request, timeline=timeline.plugin_arguments(points, request.kernel.with_suffix(".map")))
+
+
+def tables(rows, timelines):
+    """What is printed: the prices, what they are made of, and how they vary."""
+    yield "\n".join(table(rows))
+    yield "\n".join(merit_lines(rows))
+    for name, found in timelines.items():
+        yield "\n".join(timeline.distribution_table(name, found))
+
+
+def write_stages(directory, timelines):
+    text = "\n\n".join("\n".join(timeline.stage_table(name, mode, line))
+                       for name, found in timelines.items() for mode, line in found.items())
+    (directory / "stages.txt").write_text(text + "\n")
+
+
+def draw(directory, timelines):
+    timelines = {name: found for name, found in timelines.items() if found}
+    if timelines:
+        plot.curves("latency", {name: {mode: line.curve() for mode, line in found.items()} for name, found in timelines.items()},
+                    "instructions of one fault", "per cent of the faults",
+                    "set logscale x 2\nset xtics rotate by -35\nset key bottom right", directory, "steps")
+        plot.stacks("stages", {name: {mode: line.kinds() for mode, line in found.items()} for name, found in timelines.items()},
+                    list(timeline.KINDS), "instructions of one fault, mean", directory)
+
+
 def bench(archs):
     if archs[:1] == ["--plan"]:
         return run.show_plan(run.plan(archs[1:], "bench", default_mode=True, icount=True))
-    rows = {}
-    requests = list(run.requests(archs, "bench", default_mode=True, icount=True))
+    rows, timelines = {}, {}
+    requests = [with_timeline(r) for r in run.requests(archs, "bench", default_mode=True, icount=True)]
     this = run.Run("bench")
     try:
         for request in requests:
-            rows[request.name] = measure(this.boot(request))
+            boot = this.boot(request)
+            rows[request.name] = measure(boot)
+            timelines[request.name] = read_timelines(boot)
     finally:
-        status = this.finish("\n".join(table(rows)) + "\n" if any(rows.values()) else "")
+        write_stages(this.directory, timelines)
+        draw(this.directory, timelines)
+        text = "\n\n".join(filter(None, tables(rows, timelines)))
+        status = this.finish(text + "\n" if any(rows.values()) else "")
     return status
 
 

@@ -60,7 +60,8 @@ class Request:
     timeout: int = 0     # seconds a case, instead of its own limit; not scaled
     config: Config = Config()
     environment: tuple = ()   # name=value, for the cases: seed, stress, ops
-    lockstep: Lockstep = None  # hold the CPUs together: bench/lockstep/
+    lockstep: Lockstep = None  # hold the CPUs together: bench/lockstep/lockstep.c
+    timeline: tuple = ()       # what bench/lockstep/timeline.c is to write down, as its arguments
 
     @property
     def name(self):
@@ -153,33 +154,41 @@ def machine(request, initramfs, parameters):
             "-kernel", str(request.kernel), "-initrd", str(initramfs), "-append", parameters]
 
 
-def plugin(request):
-    """The plugin, built for the API of this QEMU."""
+def plugin(request, name, *arguments):
+    """QEMU's arguments for a plugin of bench/lockstep/, built for the API of this QEMU."""
     version = re.search(r"version (\d+)\.(\d+)", subprocess.run([request.qemu, "--version"], capture_output=True,
                                                               text=True, check=False).stdout)
     api = 1 if not version or int(version[1]) < 9 else 2 if (version[1], version[2]) == ("9", "0") else 3
-    return request.host_ticks.with_name(f"lockstep-{api}.so")
+    return ["-plugin", ",".join([str(request.host_ticks.with_name(f"{name}-{api}.so")), *arguments])]
 
 
-def lockstep(request, directory):
-    """(what stands before QEMU, what comes after): the slow clock, and the plugin."""
+def slow_clock(request):
+    """What stands before QEMU."""
     if not request.lockstep:
-        return [], []
+        return []
     libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
     if not libraries:
         raise BadInput("libfaketimeMT.so.1 not found: run make deps")
-    out = str(directory / "lockstep").replace(",", ",,")
-    return (["env", f"LD_PRELOAD={libraries[0]}", f"FAKETIME=+0x{1 / SLOWDOWN}"],
-            ["-plugin", f"{plugin(request)},quantum={request.lockstep.quantum},"
-                        f"timeout_us={LOCKSTEP_WAIT_US // SLOWDOWN},out={out}"])
+    return ["env", f"LD_PRELOAD={libraries[0]}", f"FAKETIME=+0x{1 / SLOWDOWN}"]
+
+
+def plugins(request, directory):
+    def out(name):
+        return f"out={directory / name}".replace(",", ",,")
+    found = []
+    if request.lockstep:
+        found += plugin(request, "lockstep", f"quantum={request.lockstep.quantum}",
+                        f"timeout_us={LOCKSTEP_WAIT_US // SLOWDOWN}", out("lockstep"))
+    if request.timeline:
+        found += plugin(request, "timeline", *request.timeline, out("timeline"))
+    return found
 
 
 def command(request, directory):
-    before, after = lockstep(request, directory)
-    return [*before, *machine(request, request.initramfs, boot_parameters(request)),
+    return [*slow_clock(request), *machine(request, request.initramfs, boot_parameters(request)),
             *console(directory / "console.log"), "-device", "virtio-serial-device",
             *port("ktap", directory / "tests.ktap"), *port("bench", directory / "bench.jsonl"),
-            *(port("gcov", directory / "gcov.raw") if request.coverage else []), *after]
+            *(port("gcov", directory / "gcov.raw") if request.coverage else []), *plugins(request, directory)]
 
 
 def shell_command(request, initramfs):

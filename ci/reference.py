@@ -4,7 +4,8 @@
 
 usage: reference.py RUN    (what make reference calls, with results/latest)
 
-Writes results/reference.txt or results/scaling.txt, and the README between the markers.
+Writes results/reference.txt or results/scaling.txt, the README between the markers, and
+what belongs to the table.
 """
 import json
 import pathlib
@@ -16,6 +17,8 @@ from arch import ROOT, BadInput, names
 
 # What the README has where, by the kind of run: the marker before it, and its file
 TABLES = {"bench": "reference.txt", "scale": "scaling.txt"}
+# What is copied to results/ with it
+BESIDE = {"bench": ("stages.txt", "stages.svg", "latency.svg"), "scale": ("scaling.svg", "ratio.svg")}
 END = "<!-- end of table -->\n"
 
 
@@ -61,6 +64,8 @@ def reference(argv):
     kind = kind_of(directory)
     text = reference_text(directory, kind)
     (ROOT / "results" / TABLES[kind]).write_text(text)
+    for name in BESIDE[kind]:
+        (ROOT / "results" / name).write_text((directory / name).read_text())
     path = ROOT / "README.md"
     path.write_text(in_readme(path.read_text(), text, kind))
     return 0

@@ -71,7 +71,7 @@ ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
 theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
 
 .PHONY: all kernel programs initramfs-shell
-all: $(image).kernel $(progs)/initramfs.cpio $(OUT)/host_ticks $(foreach api,1 2 3,$(OUT)/lockstep-$(api).so)
+all: $(image).kernel $(progs)/initramfs.cpio $(OUT)/host_ticks $(foreach api,1 2 3,$(OUT)/lockstep-$(api).so $(OUT)/timeline-$(api).so)
 
 # --- kernel ---
 
@@ -132,8 +132,11 @@ $(progs)/init: guest-images/init.c $(progs)/made-by
 	$(Q)env $(ccache) ccache $(compiler) -O2 -Wall -Wextra -Werror -static $< -o $@
 
 # For each API of QEMU's plugins; ci/guest.py takes the one that fits
-$(OUT)/lockstep-%.so: bench/lockstep/lockstep.c
-	$(Q)gcc -O2 -Wall -Wextra -Wno-sign-compare -Werror -fPIC -shared -fvisibility=hidden -DPLUGIN_API=$* $< -o $@
+define plugin
+$(OUT)/$1-%.so: bench/lockstep/$1.c bench/lockstep/plugin.h
+	$(Q)gcc -O2 -Wall -Wextra -Wno-sign-compare -Werror -fPIC -shared -fvisibility=hidden -DPLUGIN_API=$$* $$< -o $$@
+endef
+$(foreach p,lockstep timeline,$(eval $(call plugin,$p)))
 
 $(OUT)/host_ticks: guest-images/host_ticks.c
 	$(Q)gcc -O2 -Wall -Wextra -Werror $< -o $@

@@ -16,65 +16,15 @@
  *   end TIME quanta=N timeouts=N idle=N
  *                          timeouts: how often a CPU went on without the others, since one
  *                          of them stood in QEMU itself; idle: quanta times idle CPUs
- *
- * The declarations below are those of QEMU's plugin API that are used; Debian has no header.
- * PLUGIN_API says which: 1 is QEMU 6.2 to 8.2, 3 is QEMU 9.1 and later (up to 10 at least).
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
-#ifndef PLUGIN_API
-#error "PLUGIN_API: 1 for QEMU 6.2 to 8.2, 3 for QEMU 9.1 and later"
-#endif
-
-#define EXPORT __attribute__((visibility("default")))
-
-/* --- QEMU's --- */
-
-typedef uint64_t qemu_plugin_id_t;
-struct qemu_plugin_tb;
-struct qemu_plugin_insn;
-enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
-typedef struct qemu_info_t {
-	const char *target_name;
-	struct { int min, cur; } version;
-	bool system_emulation;
-	union {
-		struct { int smp_vcpus, max_vcpus; } system;
-	};
-} qemu_info_t;
-typedef void (*vcpu_cb)(qemu_plugin_id_t id, unsigned int vcpu);
-typedef void (*exec_cb)(unsigned int vcpu, void *data);
-
-EXPORT int qemu_plugin_version = PLUGIN_API;
-
-void qemu_plugin_register_vcpu_init_cb(qemu_plugin_id_t id, vcpu_cb cb);
-void qemu_plugin_register_vcpu_exit_cb(qemu_plugin_id_t id, vcpu_cb cb);
-void qemu_plugin_register_vcpu_idle_cb(qemu_plugin_id_t id, vcpu_cb cb);
-void qemu_plugin_register_vcpu_resume_cb(qemu_plugin_id_t id, vcpu_cb cb);
-void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t id,
-		void (*cb)(qemu_plugin_id_t id, struct qemu_plugin_tb *tb));
-void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *tb, exec_cb cb,
-		enum qemu_plugin_cb_flags flags, void *data);
-void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *insn, exec_cb cb,
-		enum qemu_plugin_cb_flags flags, void *data);
-void qemu_plugin_register_atexit_cb(qemu_plugin_id_t id,
-		void (*cb)(qemu_plugin_id_t id, void *data), void *data);
-size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
-struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t i);
-size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *insn);
-#if PLUGIN_API < 3
-const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *insn);
-#else
-size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *insn, void *to, size_t size);
-#endif
+#include "plugin.h"
 
 /* --- the clock --- */
 
@@ -203,30 +153,7 @@ static void cpu_comes(qemu_plugin_id_t id, unsigned int vcpu)
 
 /* --- translation --- */
 
-/* What the benchmark executes to be noticed; a real CPU does nothing on it. */
-static const struct marker {
-	const char *target;
-	uint8_t bytes[4];
-	size_t size;
-} markers[] = {
-	{ "x86_64",  { 0x48, 0x87, 0xdb }, 3 },		/* xchg %rbx, %rbx */
-	{ "aarch64", { 0x1f, 0x2c, 0x03, 0xd5 }, 4 },	/* hint #0x60 */
-};
-static const struct marker *marker;
-
-static bool is_marker(const struct qemu_plugin_insn *insn)
-{
-	if (qemu_plugin_insn_size(insn) != marker->size)
-		return false;
-#if PLUGIN_API < 3
-	return !memcmp(qemu_plugin_insn_data(insn), marker->bytes, marker->size);
-#else
-	uint8_t bytes[4];
-
-	return qemu_plugin_insn_data(insn, bytes, marker->size) == marker->size &&
-	       !memcmp(bytes, marker->bytes, marker->size);
-#endif
-}
+static const struct markers *markers;
 
 static void translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
@@ -235,7 +162,7 @@ static void translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 	(void)id;
 	qemu_plugin_register_vcpu_tb_exec_cb(tb, executes_block, QEMU_PLUGIN_CB_NO_REGS, (void *)n);
 	for (i = 0; i < n; i++)
-		if (is_marker(qemu_plugin_tb_get_insn(tb, i)))
+		if (which_mark(markers, qemu_plugin_tb_get_insn(tb, i)) == MARK_TIMED)
 			qemu_plugin_register_vcpu_insn_exec_cb(qemu_plugin_tb_get_insn(tb, i), executes_marker,
 							       QEMU_PLUGIN_CB_NO_REGS, NULL);
 }
@@ -267,16 +194,14 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
 {
 	size_t i;
 
-	for (i = 0; i < sizeof(markers) / sizeof(markers[0]); i++)
-		if (!strcmp(info->target_name, markers[i].target))
-			marker = &markers[i];
+	markers = find_markers(info->target_name);
 	for (i = 0; i < argc; i++) {
 		if (!parse(argv[i])) {
 			fprintf(stderr, "lockstep: %s: want quantum=N, timeout_us=N or out=FILE\n", argv[i]);
 			return 1;
 		}
 	}
-	if (!marker || !out || !info->system_emulation) {
+	if (!markers || !out || !info->system_emulation) {
 		fprintf(stderr, "lockstep: want out=FILE, and system emulation of x86_64 or aarch64\n");
 		return 1;
 	}

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What make bench makes of the events of single faults."""
+import pathlib
+import tempfile
+import types
+import unittest
+
+import arch
+import bench
+import timeline
+from bench import Row
+
+PART = "0 mark\n3 page\n4 kernel\n10 fault\n30 guest\n40 page\n41 kernel\n51 fault\n67 guest\n80 page\n81 kernel\n99 mark\n"
+
+
+class Timeline(unittest.TestCase):
+    def path(self, text):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        path = pathlib.Path(directory.name, "timeline")
+        path.write_text(text)
+        return path
+
+    def test_points(self):
+        points = timeline.load_points("x86")
+        self.assertEqual(points["enter"], "__svm_vcpu_run")
+        system_map = self.path("\n".join(f"{0x1000 + 16 * i:x} T {f}" for i, f in enumerate(points.values())))
+        self.assertEqual(timeline.plugin_arguments(points, system_map)[:2], ("enter=1000:1010", "at=run:1010"))
+        with self.assertRaisesRegex(arch.BadInput, "functions that this kernel lacks"):
+            timeline.plugin_arguments(points, self.path("1000 T __svm_vcpu_run\n"))
+
+    def test_every_architecture_has_the_same_points(self):
+        self.assertEqual(len({tuple(timeline.load_points(name)) for name in arch.names()}), 1)
+        self.assertLessEqual(set(timeline.load_points("x86")) - {"enter"}, set(timeline.WORDS))
+
+    def test_parts(self):
+        parts = timeline.timed_parts(self.path(PART + "0 mark\n7 mark\n"))
+        self.assertEqual([len(part) for part in parts], [12, 2])
+        self.assertEqual(parts[1], [(0, "mark"), (7, "mark")])
+
+    def test_what_is_no_timeline(self):
+        for text in ("0 mark\n3 page\n", "3 page\n", "0 mark\nx page\n9 mark\n", PART + "5"):
+            with self.assertRaises(arch.BadInput, msg=text):
+                timeline.timed_parts(self.path(text))
+
+    def test_faults(self):
+        faults = timeline.faults_of(timeline.timed_parts(self.path(PART))[0])
+        self.assertEqual([f.takes for f in faults], [(1, 6, 20, 10), (1, 10, 16, 13)])
+        line = timeline.Timeline(faults)
+        self.assertEqual(line.stages, [("page", 1), ("kernel", 8), ("fault", 18), ("guest", 11.5)])
+        self.assertEqual(line.distribution(), (37, 37, 40, 40))
+
+    def test_the_usual_path(self):
+        usual, tick = timeline.Fault(("page",), (5,)), timeline.Fault(("page", "kernel", "guest"), (1, 90, 5))
+        line = timeline.Timeline([usual, tick, usual])
+        self.assertEqual((line.stages, line.distribution()), ([("page", 5)], (5, 5, 96, 96)))
+        self.assertIn("the path of 67 % of fast", next(timeline.stage_table("x86/npt", "fast", line)))
+
+    def test_quantile(self):
+        self.assertEqual([timeline.quantile(range(1, 101), share) for share in (0.5, 0.99)], [50, 99])
+
+    def test_adds_up(self):
+        part = timeline.timed_parts(self.path(PART))[0]
+        for ticks, problem in ((99, ""), (96, ""), (95, "by the counter"), (100, "by the counter")):
+            said = bench.check_timeline([part] * 2, [{"ticks": 1, "pages": 3}] + [{"ticks": ticks, "pages": 3}] * 2, 1)
+            self.assertIn(problem, said)
+            self.assertEqual(bool(problem), bool(said))
+
+    def boot(self, text, cases=("mapped",)):
+        path = self.path(text)
+        records = ['{"mode": "mapped", "calibration": 1, "ticks": 1, "hz": 1000000000}'] + 8 * [
+            '{"mode": "mapped", "pages": 3, "planted": 0, "ticks": 98}']
+        (path.parent / "bench.jsonl").write_text("\n".join(records))
+        results = [types.SimpleNamespace(name=name, status="pass") for name in cases]
+        stream = types.SimpleNamespace(results=results)
+        return types.SimpleNamespace(directory=path.parent, findings=[], outcome=types.SimpleNamespace(stream=stream))
+
+    def test_of_a_boot(self):
+        boot = self.boot(PART * 2)
+        self.assertEqual(len(bench.read_timelines(boot)["mapped"].faults), 4)
+        self.assertEqual(boot.findings, [])
+        for text, cases in ((PART, ("mapped",)), (PART * 2, ("mapped", "other")), ("", ("mapped",)),
+                            (PART.replace("99 mark", "199 mark") * 2, ("mapped",))):
+            boot = self.boot(text, cases)
+            self.assertEqual(bench.read_timelines(boot), {})
+            self.assertEqual(len(boot.findings), 1)
+
+    def test_merit(self):
+        rows = [Row(mode, price, 0, 0) for mode, price in
+                (("mapped", 10), ("empty_exit", 20), ("uffdio_continue", 30), ("fast_minor", 90))]
+        self.assertEqual(list(bench.merit_lines({"x86/npt": rows})),
+                         ["x86/npt: fast_minor is 1.50 x (empty_exit + uffdio_continue + mapped = 60)"])
+        self.assertEqual(list(bench.merit_lines({"x86/npt": rows[1:]})), [])
+
+
+if __name__ == "__main__":
+    unittest.main()

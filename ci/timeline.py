@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What one fault consists of, from the events that bench/lockstep/timeline.c wrote down.
+
+A fault is what happens from the guest's access to a page to its access to the next one.
+Most faults take the same path, a sequence of events; a timer tick or the refill of an
+allocator makes another.
+"""
+import collections
+import dataclasses
+import math
+import statistics
+
+from arch import ROOT, BadInput
+
+# What is executed from an event on, in words; of the events of bench/points and the
+# plugin's own.
+WORDS = {
+    "page": "guest: the access", "guest": "guest: once more, and on to the next",
+    "kernel": "kernel: entered", "user": "userspace", "fault": "KVM: the fault", "lookup": "KVM: lookup of the page",
+    "wait": "userfaultfd: queue, wake its reader", "switch": "kernel: another thread",
+    "map": "KVM: the page into the guest's page table", "provide": "UFFDIO ioctl", "wake": "kernel: wake a thread",
+    "run": "KVM_RUN", "load": "KVM: the vCPU onto this CPU", "put": "KVM: the vCPU off this CPU",
+}
+
+# What the picture of the stages takes together: {kind: events}
+KINDS = {"guest": ("page", "guest"), "into the kernel": ("kernel",), "KVM": ("fault", "lookup", "map", "run"),
+         "vCPU load, put": ("load", "put"), "userfaultfd": ("wait", "provide"), "scheduling": ("switch", "wake"),
+         "userspace": ("user",)}
+
+
+def load_points(arch, path=ROOT / "bench" / "points"):
+    """{name: function} for an architecture."""
+    points = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        fields = line.split()
+        if not fields or line.startswith("#"):
+            continue
+        if len(fields) != 3:
+            raise BadInput(f"{path}:{number}: want name, architecture or all, function")
+        if fields[1] in ("all", arch):
+            points[fields[0]] = fields[2]
+    return points
+
+
+def plugin_arguments(points, system_map):
+    """The plugin's arguments: where the functions are, by the kernel's System.map."""
+    symbols = [(int(address, 16), name) for address, _, name in map(str.split, system_map.read_text().splitlines())]
+    addresses = {name: address for address, name in symbols}
+    missing = [f for f in points.values() if f not in addresses]
+    if missing:
+        raise BadInput(f"{system_map} has no {', '.join(missing)}: bench/points names functions that this kernel lacks")
+    start = addresses[points["enter"]]
+    end = min(address for address, _ in symbols if address > start)
+    return (f"enter={start:x}:{end:x}",
+            *(f"at={name}:{addresses[function]:x}" for name, function in points.items() if name != "enter"))
+
+
+def timed_parts(path):
+    """[[(instructions, event)]]: one list for each timed part, its marks included."""
+    parts, open_ = [], False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        count, _, event = line.partition(" ")
+        if not count.isdigit() or not event or (not open_ and line != "0 mark"):
+            raise BadInput(f"{path}:{number}: not a line of the timeline: {line}")
+        if not open_:
+            parts.append([])
+        parts[-1].append((int(count), event))
+        open_ = event != "mark" or not open_
+    if open_:
+        raise BadInput(f"{path} was cut off")
+    return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    path: tuple      # events
+    takes: tuple     # instructions from each to the next one, or to the next fault
+
+    @property
+    def total(self):
+        return sum(self.takes)
+
+
+def faults_of(part):
+    """The faults of a timed part.  The last one is left out: where it ends cannot be seen."""
+    starts = [i for i, (_, event) in enumerate(part) if event == "page"]
+    faults = []
+    for start, end in zip(starts, starts[1:]):
+        counts = [count for count, _ in part[start:end + 1]]
+        faults.append(Fault(tuple(event for _, event in part[start:end]),
+                            tuple(b - a for a, b in zip(counts, counts[1:]))))
+    return faults
+
+
+def quantile(values, share):
+    """The smallest value that so large a share of them does not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """Of one mode: all of its faults, and those of the path that most of them take."""
+    faults: list
+
+    @property
+    def usual(self):
+        path, _ = collections.Counter(f.path for f in self.faults).most_common(1)[0]
+        return [f for f in self.faults if f.path == path]
+
+    @property
+    def stages(self):
+        """[(event, mean instructions until the next one)] of the usual path."""
+        usual = self.usual
+        return [(event, statistics.fmean(f.takes[i] for f in usual)) for i, event in enumerate(usual[0].path)]
+
+    def kinds(self):
+        """{kind: mean instructions} over all faults."""
+        sums = collections.Counter()
+        for fault in self.faults:
+            for event, takes in zip(fault.path, fault.takes):
+                sums[event] += takes
+        return {kind: sum(sums[event] for event in events) / len(self.faults) for kind, events in KINDS.items()}
+
+    def curve(self):
+        """[(instructions, per cent of the faults that take no more)]"""
+        found, seen = collections.Counter(f.total for f in self.faults), 0
+        points = []
+        for total in sorted(found):
+            seen += found[total]
+            points.append((total, 100 * seen / len(self.faults)))
+        return points
+
+    def distribution(self):
+        totals = [f.total for f in self.faults]
+        return min(totals), quantile(totals, 0.5), quantile(totals, 0.99), max(totals)
+
+
+def distribution_table(name, timelines):
+    """The lines of one architecture's table; timelines: {mode: Timeline}."""
+    yield f"{name}: instructions of single faults, counted in QEMU"
+    yield f"{'':22}{'faults':>8}{'min':>8}{'median':>8}{'p99':>8}{'max':>8}"
+    for mode, timeline in timelines.items():
+        yield f"{mode:22}{len(timeline.faults):>8}" + "".join(f"{v:>8}" for v in timeline.distribution())
+
+
+def stage_table(name, mode, timeline):
+    """The lines of a mode's usual path, with where each stage begins."""
+    stages, at = timeline.stages, 0.0
+    share = 100 * len(timeline.usual) / len(timeline.faults)
+    yield f"{name}: the path of {share:.0f} % of {mode}'s faults, mean instructions"
+    yield f"{'at':>8}{'takes':>8}"
+    for event, takes in stages:
+        yield f"{at:8.0f}{takes:8.0f}  {WORDS.get(event, event)}"
+        at += takes
+    yield f"{at:8.0f}{'':8}  the next page"
