@@ -17,13 +17,16 @@ import re
 import sys
 
 import guest
+import plot
 import run
-from arch import BadInput
+from arch import ROOT, BadInput
 from verdict import Finding, Verdict
 
 # The first is the one that the table has.  Longer ones let a CPU spin for a lock whose
 # holder has used its quantum up; shorter ones cost host time.
 QUANTA = (250, 500)
+# The modes of the published table, and the fair peer
+WITHOUT, WITH, SHARDED = "uffd_minor", "fast_minor", "uffd_minor_sharded"
 MARK = re.compile(r"mark (\d+) (\d+)")
 END = re.compile(r"end (\d+) quanta=(\d+) timeouts=(\d+) idle=(\d+)")
 
@@ -69,31 +72,83 @@ def points_of(boot, vcpus):
         boot.findings.append(Finding(Verdict.HARNESS, "", f"not measured: {error}", "lockstep"))
         return []
 
-def cell(points, mode, vcpus):
-    """The rate, how much of the ideal it is, and the method's error, in per cent."""
-    found = {(p.quantum, p.vcpus): p.rate for p in points if p.mode == mode}
-    rate, other = (found.get((quantum, vcpus)) for quantum in QUANTA)
-    if rate is None or other is None:
-        return f"{'-':>8} {'-':>5} {'-':>5}"
-    single = found.get((QUANTA[0], 1))
-    efficiency = f"{100 * rate / vcpus / single:.0f}%" if single else ""
-    return f"{rate:8.0f} {efficiency:>5} {100 * abs(rate - other) / rate:4.0f}%"
+def rate(points, mode, vcpus, quantum=QUANTA[0]):
+    return next((p.rate for p in points if (p.mode, p.vcpus, p.quantum) == (mode, vcpus, quantum)), None)
+
+def efficiency(points, mode, vcpus):
+    here, single = rate(points, mode, vcpus), rate(points, mode, 1)
+    return f"{100 * here / vcpus / single:.0f}%" if here and single else "-"
+
+def error(points, mode, vcpus):
+    here, other = (rate(points, mode, vcpus, quantum) for quantum in QUANTA)
+    return f"{100 * abs(here - other) / here:.0f}%" if here and other else "-"
+
+def ratio(points, mode, other, vcpus):
+    here, there = rate(points, mode, vcpus), rate(points, other, vcpus)
+    return f"{here / there:.2f}x" if here and there else "-"
+
+def number(value):
+    return "-" if value is None else f"{value:.0f}"
+
+def load_published(path=ROOT / "bench" / "published"):
+    """{vCPUs: (without, with)} in thousands of pages a second."""
+    rows = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return {int(vcpus): (int(without), int(with_)) for vcpus, without, with_ in rows}
+
+def rates_table(points, numbers):
+    """Every mode's rate, efficiency and error."""
+    modes = list(dict.fromkeys(p.mode for p in points))
+    yield f"{'vCPUs':>5}" + "".join(f"{mode.replace('_sharded', '_shard'):>17}" for mode in modes)
+    for n in numbers:
+        yield f"{n:5}" + "".join(f"{number(rate(points, m, n)):>7}{efficiency(points, m, n):>6}{error(points, m, n):>4}"
+                                 for m in modes)
+
+def ratio_table(points, numbers):
+    """The columns of the published table, and the fair peer's."""
+    published = load_published()
+    yield f"{'vCPUs':>5}{'without':>9}{'with':>7}{'ratio':>8}{'published':>11}{'vs sharded':>12}{'per vCPU, with':>16}"
+    for n in numbers:
+        here = rate(points, WITH, n)
+        shape = f"{published[n][1] / published[n][0]:.1f}x" if n in published else "-"
+        yield (f"{n:5}{number(rate(points, WITHOUT, n)):>9}{number(here):>7}{ratio(points, WITH, WITHOUT, n):>8}"
+               f"{shape:>11}{ratio(points, WITH, SHARDED, n):>12}{number(here and here / n):>16}")
 
 def table(name, points):
-    """The lines of one architecture's table."""
+    """The lines of one architecture's tables."""
     numbers = sorted({p.vcpus for p in points})
-    yield f"{name}: pages per million instructions of critical path, all vCPUs together"
+    yield f"{name}: pages per million instructions of critical path, all vCPUs"
     yield "lockstep model: serialisation only, no caches, no coherence"
-    yield f"{'vCPUs':20}" + "".join(f"{n:>8} {'eff.':>5} {'err.':>5}" for n in numbers)
-    for mode in dict.fromkeys(p.mode for p in points):
-        yield f"{mode:20}" + "".join(cell(points, mode, n) for n in numbers)
+    yield from rates_table(points, numbers)
+    if {WITH, WITHOUT} <= {p.mode for p in points}:
+        yield ""
+        yield from ratio_table(points, numbers)
+
+def draw(directory, found):
+    charts = {}
+    for name, points in found.items():
+        charts[name] = {mode: [(p.vcpus, p.rate) for p in points if (p.mode, p.quantum) == (mode, QUANTA[0])]
+                        for mode in dict.fromkeys(p.mode for p in points)}
+        single = rate(points, WITH, 1)
+        if single:
+            charts[name][f"{WITH}, ideal"] = [(n, n * single) for n in sorted({p.vcpus for p in points})]
+    plot.curves("scaling", charts, "vCPUs", "pages per million instructions of critical path",
+                "set logscale xy 2\nset key top left", directory)
+    ratios = {"one userfaultfd, shape alone": {
+        f"{name}, lockstep model": [(n, rate(points, WITH, n) / rate(points, WITHOUT, n)) for n in
+                                    sorted({p.vcpus for p in points}) if rate(points, WITH, n) and rate(points, WITHOUT, n)]
+        for name, points in found.items()}}
+    ratios["one userfaultfd, shape alone"]["published, x86, hardware, 2023"] = [
+        (n, with_ / without) for n, (without, with_) in load_published().items()]
+    plot.curves("ratio", ratios, "vCPUs", "with the flag, as a multiple of without", "set logscale xy 2\nset key top left",
+                directory)
 
 def method(boots):
     worst = max((b.meta.get("lockstep", {}).get("timeouts", 0) for b in boots), default=0)
     idle = [b.meta["lockstep"]["idle"] for b in boots if "lockstep" in b.meta]
-    return (f"eff.: of the rate of one vCPU times their number; err.: quantum {QUANTA[0]} against {QUANTA[1]}; "
-            f"time-outs per quantum: at most {worst:.4f}; idle CPUs: {100 * min(idle, default=0):.0f} to "
-            f"{100 * max(idle, default=0):.0f} %")
+    return (f"in each column: rate; of the rate of one vCPU times their number; quantum {QUANTA[0]} against\n"
+            f"{QUANTA[1]}, the method's error.  Time-outs per quantum: at most {worst:.4f}; idle CPUs: "
+            f"{100 * min(idle, default=0):.0f} to {100 * max(idle, default=0):.0f} %\n"
+            "published: by its authors, on x86 hardware, 2023 (bench/published); only the ratio can be compared")
 
 def scale(archs):
     if archs[:1] == ["--plan"]:
@@ -105,7 +160,10 @@ def scale(archs):
             print(f"  {number}/{len(wanted)}  {request.name}, {vcpus} vCPUs, quantum {request.lockstep.quantum}", flush=True)
             points.setdefault(request.name, []).extend(points_of(this.boot(request), vcpus))
     finally:
-        tables = ["\n".join(table(name, found)) for name, found in points.items() if found]
+        points = {name: found for name, found in points.items() if found}
+        tables = ["\n".join(table(name, found)) for name, found in points.items()]
+        if points:
+            draw(this.directory, points)
         status = this.finish("\n\n".join([*tables, method(this.boots)]) + "\n" if tables else "")
     return status
 

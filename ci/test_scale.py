@@ -48,12 +48,23 @@ class Reading(unittest.TestCase):
 class Table(unittest.TestCase):
     POINTS = [Point("a", 1, 250, 100.0), Point("a", 1, 500, 99.0), Point("a", 4, 250, 300.0), Point("a", 4, 500, 270.0)]
 
-    def test_cell(self):
-        self.assertEqual(scale.cell(self.POINTS, "a", 4).split(), ["300", "75%", "10%"])
-        self.assertEqual(scale.cell(self.POINTS, "a", 1).split(), ["100", "100%", "1%"])
+    def test_figures_of_a_point(self):
+        self.assertEqual([f(self.POINTS, "a", 4) for f in (scale.rate, scale.efficiency, scale.error)], [300.0, "75%", "10%"])
+        self.assertEqual(scale.efficiency(self.POINTS, "a", 1), "100%")
 
-    def test_half_a_point_is_none(self):
-        self.assertEqual(scale.cell(self.POINTS[:3], "a", 4).split(), ["-", "-", "-"])
+    def test_a_point_of_one_quantum_has_no_error(self):
+        self.assertEqual(scale.error(self.POINTS[:3], "a", 4), "-")
+
+    def test_columns_of_the_published_table(self):
+        points = [Point(mode, n, 250, r) for mode, n, r in (("uffd_minor", 8, 50.0), ("fast_minor", 8, 400.0))]
+        self.assertEqual(list(scale.ratio_table(points, [8]))[1].split(), ["8", "50", "400", "8.00x", "8.0x", "-", "50"])
+        self.assertEqual(scale.load_published()[256], (36, 4012))
+
+    def test_a_screen_of_72_columns(self):
+        modes = ("mapped", "uffd_minor", "uffd_minor_sharded", "fast_minor")
+        points = [Point(mode, 16, quantum, 123456.0) for mode in modes for quantum in scale.QUANTA]
+        for line in scale.table("arm64/nvhe", points):
+            self.assertLessEqual(len(line), 74)
 
     def test_it_says_what_it_is(self):
         self.assertIn("lockstep model", "\n".join(scale.table("x86/npt", self.POINTS)))
