@@ -69,6 +69,8 @@ struct test_vm {
 	int uffd_mode;		/* UFFDIO_REGISTER_MODE_* */
 	void *source;		/* @granule bytes that MISSING faults are resolved from */
 	uint8_t *fetched;	/* an enum fetched for each granule, once registered */
+	/* Where memory has to come from elsewhere: put a granule's content into the page cache. */
+	void (*fetch)(struct test_vm *t, char *start);
 	struct { uint64_t gpa; unsigned int times; } repeats[MAX_VCPUS];
 };
 
@@ -123,6 +125,8 @@ void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t off
 
 /* The guest calls @function with the address of that byte; the run returns its value. */
 void request_call(struct test_vm *t, int vcpu, guest_function function, uint64_t offset);
+/* The same for @count pages in a row; the run returns the sum of the values. */
+void request_calls(struct test_vm *t, int vcpu, guest_function function, uint64_t offset, size_t count);
 
 /*
  * KVM_RUN, EINTR aside.  Returns zero or a negative errno; @exit_reason of kvm_run is
@@ -168,6 +172,14 @@ int provide(struct test_vm *t, char *hva, bool wake);
  * Returns whether it was this call that fetched the page.
  */
 bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu, int error);
+
+/*
+ * The granule around @hva came unasked: put @data into the page cache and provide it,
+ * unless somebody has fetched it or is about to.  Returns whether it was taken.
+ */
+bool arrive(struct test_vm *t, char *hva, const void *data);
+/* Wait until all granules have been fetched, or came. */
+void wait_until_fetched(struct test_vm *t);
 
 /* Make the granule around @hva present and writable; returns zero or a negative errno. */
 int populate(struct test_vm *t, char *hva);

@@ -178,7 +178,12 @@ void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t off
 
 void request_call(struct test_vm *t, int vcpu, guest_function function, uint64_t offset)
 {
-	send_request(t, vcpu, (struct guest_request){ (uintptr_t)function, TEST_GVA + offset, 1 });
+	request_calls(t, vcpu, function, offset, 1);
+}
+
+void request_calls(struct test_vm *t, int vcpu, guest_function function, uint64_t offset, size_t count)
+{
+	send_request(t, vcpu, (struct guest_request){ (uintptr_t)function, TEST_GVA + offset, count, t->page_size });
 }
 
 #define NO_EXIT_REASON	0xdeadu

@@ -78,6 +78,18 @@ int provide(struct test_vm *t, char *hva, bool wake)
 	return r;
 }
 
+/* For those who sleep on it, also if it is there already. */
+static int provide_and_wake(struct test_vm *t, char *start)
+{
+	struct uffdio_range range = { (uintptr_t)start, t->granule };
+	int r = provide(t, start, true);
+
+	/* A failed COPY or CONTINUE wakes no one, and a vCPU never does. */
+	if (r == -EEXIST)
+		r = ioctl(t->uffd, UFFDIO_WAKE, &range) ? -errno : 0;
+	return r;
+}
+
 int populate(struct test_vm *t, char *hva)
 {
 	int r;
@@ -106,6 +118,32 @@ static bool claim(struct test_vm *t, char *start)
 static void fetched(struct test_vm *t, char *start)
 {
 	__atomic_store_n(&t->fetched[(start - t->hva) / t->granule], FETCHED, __ATOMIC_RELEASE);
+}
+
+bool arrive(struct test_vm *t, char *hva, const void *data)
+{
+	char *start = granule_of(t, hva);
+	uint8_t seen = NOT_FETCHED;
+	int r;
+
+	if (!__atomic_compare_exchange_n(&t->fetched[(start - t->hva) / t->granule], &seen, FETCHING, false,
+					 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+		return false;
+	memcpy(t->alias + (start - t->hva), data, t->granule);
+	/* In this order: who waits for the content provides it as well, or is woken. */
+	fetched(t, start);
+	r = provide_and_wake(t, start);
+	TEST_ASSERT(!r, "providing %p should work, not fail with %s", start, strerror(-r));
+	return true;
+}
+
+void wait_until_fetched(struct test_vm *t)
+{
+	size_t i, n = t->pages * t->page_size / t->granule;
+
+	for (i = 0; i < n; i++)
+		while (__atomic_load_n(&t->fetched[i], __ATOMIC_ACQUIRE) != FETCHED)
+			sched_yield();
 }
 
 /* Where the last exit wants memory.  It must have been one that asks for that. */
@@ -139,6 +177,9 @@ bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
 	bool mine = claim(t, start);
 	int r = -EEXIST;
 
+	if (mine && t->fetch)
+		t->fetch(t, start);
+
 	/* What was fetched and zapped again is in the page cache, or it is lost. */
 	if (mine || t->uffd_mode & UFFDIO_REGISTER_MODE_MINOR)
 		r = provide(t, start, false);
@@ -161,7 +202,7 @@ bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
 static void serve(struct reader *r)
 {
 	struct uffd_msg msg;
-	struct uffdio_range range;
+	char *start;
 	int error;
 
 	if (read(r->t->uffd, &msg, sizeof(msg)) != sizeof(msg))
@@ -171,12 +212,12 @@ static void serve(struct reader *r)
 	r->task = msg.arg.pagefault.feat.ptid;
 	/* Before it is woken: who has slept may look at this count at once. */
 	__atomic_add_fetch(&r->faults, 1, __ATOMIC_SEQ_CST);
-	error = provide(r->t, (char *)r->last, true);
-	if (error == -EEXIST) {
-		/* A failed COPY or CONTINUE wakes no one, and a vCPU never does. */
-		range = (struct uffdio_range){ r->last & ~(r->t->granule - 1), r->t->granule };
-		error = ioctl(r->t->uffd, UFFDIO_WAKE, &range) ? -errno : 0;
+	start = granule_of(r->t, (char *)r->last);
+	if (r->t->fetch && claim(r->t, start)) {
+		r->t->fetch(r->t, start);
+		fetched(r->t, start);
 	}
+	error = provide_and_wake(r->t, start);
 	TEST_ASSERT(!error, "serving 0x%lx should work, not fail with %s", r->last, strerror(-error));
 }
 
