@@ -8,6 +8,7 @@ A mutant is a patch on top of the series, kernel-patches/mutants/BASE/NAME.patch
 stands before its diff says what is wrong, and
 	Arch:       where it is tried
 	Mode:       in which mode, if not the architecture's first
+	Config:     with which CONFIG=, if any
 	Killed-by:  the cases that must fail, each of them; those that the mode does not
 	            have are left out
 It is killed if all of these fail, time out, skip, or find the kernel complaining, though
@@ -15,7 +16,8 @@ all of them pass without it.  Once the kernel has panicked or hangs, the cases t
 not get their turn count as well.
 
 The knobs are those of run.py, and MUTANTS (shell patterns), GUEST (the make command that
-builds one kernel), TREE (the series, applied, for this alone).
+builds one kernel), TREE (the series, applied, for this alone: also the kernel without a
+mutant is built there).
 
 Writes results/RUN/mutants-ARCH.txt and, if that has all of them, results/mutants-ARCH.txt;
 with MUTANTS, the other rows are those that are there, if they are of the same series.
@@ -39,10 +41,11 @@ import run
 from arch import ROOT, BadInput
 from verdict import Verdict
 
-HEADER = re.compile(r"(Arch|Mode|Killed-by): (.*)")
+HEADER = re.compile(r"(Arch|Mode|Config|Killed-by): (.*)")
 KILLS = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.SPLAT, Verdict.LOST, Verdict.SKIP)
 # Not scaled.  A case takes a second or two, which the series without a mutant has to show
-# under the same limit; one that a mutant has hanging takes this long.
+# under the same limit; one that a mutant has hanging takes this long.  With a
+# configuration of its own, which is slower, the cases' own limits hold.
 CASE_SECONDS = 8
 # The base of the tables in results/
 DEFAULT_BASE = "v6.12"
@@ -54,14 +57,19 @@ class Mutant:
     why: str
     archs: tuple
     mode: str
+    config: str
     killers: tuple
     path: pathlib.Path
+
+    def setting(self, arch):
+        """(mode, configuration): what is booted for it, the kernel aside"""
+        return self.mode or arch.modes[0].name, self.config
 
 
 def load(path):
     head, marker, _ = path.read_text().partition("\ndiff --git ")
     why = head.splitlines()[0] if head else ""
-    words = {"Arch": [], "Mode": [], "Killed-by": []}
+    words = {"Arch": [], "Mode": [], "Config": [], "Killed-by": []}
     for line in head.splitlines():
         match = HEADER.fullmatch(line)
         if match:
@@ -72,7 +80,7 @@ def load(path):
     unknown = set(words["Killed-by"]) - known
     if unknown:
         raise BadInput(f"{path}: no such case: {' '.join(sorted(unknown))}")
-    return Mutant(path.stem, why, tuple(words["Arch"]), "".join(words["Mode"]),
+    return Mutant(path.stem, why, tuple(words["Arch"]), "".join(words["Mode"]), "".join(words["Config"]),
                   tuple(words["Killed-by"]), path)
 
 
@@ -92,10 +100,10 @@ def git(tree, *argv):
         raise BadInput(f"git {argv[0]} in {tree}: {done.stderr.strip()}")
 
 
-def build(arch, log):
+def build(arch, config, log):
     """One kernel, with what is in the tree.  False if it does not compile."""
-    image = pathlib.Path(run.knob("OUT")) / "mutant" / f"{arch}.kernel"
-    command = [*shlex.split(run.knob("GUEST")), f"ARCH={arch}", str(image)]
+    image = pathlib.Path(run.knob("OUT")) / "mutant" / f"{arch}{config and '-' + config}.kernel"
+    command = [*shlex.split(run.knob("GUEST")), f"ARCH={arch}", f"CONFIG={config}", str(image)]
     with open(log, "wb") as stream:
         return subprocess.call(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL) == 0
 
@@ -115,39 +123,43 @@ def judge(boot, killers):
     return noticed, missed, trouble
 
 
-def request_for(arch, mode, names, kernel):
-    os.environ.update(MODE=mode, CASES=" ".join(names), TIMEOUT=str(CASE_SECONDS), SERIES=kernel)
+def request_for(arch, mode, config, names):
+    os.environ.update(MODE=mode, CASES=" ".join(names), SERIES="mutant", CONFIG=config,
+                      TIMEOUT="" if config else str(CASE_SECONDS))
     request, = run.requests([arch.name], "tests")
-    return request
+    return dataclasses.replace(request, initramfs=request.kernel.with_name(f"{arch.name}.cpio"))
 
 
-def killers_in(arch, mode, killers):
-    """Those that the mode has, in the order in which they run."""
-    return [c.name for c in cases_.select(cases_.default_path("tests"), arch.name, mode, killers)]
-
-
-def mode_of(mutant, arch):
-    return mutant.mode or arch.modes[0].name
+def killers_in(arch, setting, killers):
+    """Those that the mode and the configuration have, in the order in which they run."""
+    mode, config = setting
+    return [c.name for c in cases_.select(cases_.default_path("tests"), arch.name, mode, killers, config)]
 
 
 def ask_the_series(this, mutants, arch):
-    """{mode: {case: what is wrong with it}} of killers that fail without any mutant."""
+    """{setting: {case: what is wrong with it}} of killers that fail without any mutant."""
     wrong = {}
-    for mode in sorted({mode_of(m, arch) for m in mutants}):
-        names = killers_in(arch, mode, {k for m in mutants if mode_of(m, arch) == mode for k in m.killers})
-        boot = this.trial(request_for(arch, mode, names, "patched"), this.directory / f"{arch.name}-{mode}-without")
+    git(run.knob("TREE"), "checkout", "-q", "--", ".")
+    for setting in sorted({m.setting(arch) for m in mutants}):
+        mode, config = setting
+        label = "-".join(filter(None, (arch.name, mode, config)))
+        log = this.directory / f"{label}.build.log"
+        if not build(arch.name, config, log):
+            raise BadInput(f"the series without a mutant does not build, see {log}")
+        names = killers_in(arch, setting, {k for m in mutants if m.setting(arch) == setting for k in m.killers})
+        boot = this.trial(request_for(arch, mode, config, names), this.directory / f"{label}-without")
         if any(not f.case for f in boot.findings):
-            raise BadInput(f"the series without a mutant, {arch.name}/{mode}: {boot.findings[0].text}")
-        wrong[mode] = {f.case: f.text for f in boot.findings}
-        print(f"  {arch.name}/{mode}: {len(names) - len(wrong[mode])} of {len(names)} cases pass without a mutant", flush=True)
+            raise BadInput(f"the series without a mutant, {label}: {boot.findings[0].text}")
+        wrong[setting] = {f.case: f.text for f in boot.findings}
+        print(f"  {label}: {len(names) - len(wrong[setting])} of {len(names)} cases pass without a mutant", flush=True)
     return wrong
 
 
 def try_mutant(this, mutant, arch, wrong):
     """Returns (verdict, text) for the table."""
-    mode, tree = mode_of(mutant, arch), run.knob("TREE")
-    killers = killers_in(arch, mode, mutant.killers)
-    unfit = [f"{k} fails without a mutant: {wrong[mode][k]}" for k in killers if k in wrong[mode]]
+    setting, tree = mutant.setting(arch), run.knob("TREE")
+    killers = killers_in(arch, setting, mutant.killers)
+    unfit = [f"{k} fails without a mutant: {wrong[setting][k]}" for k in killers if k in wrong[setting]]
     if unfit:
         return "ERROR", "; ".join(unfit)
     log = this.directory / f"{arch.name}-{mutant.name}.build.log"
@@ -156,10 +168,9 @@ def try_mutant(this, mutant, arch, wrong):
         git(tree, "apply", str(mutant.path))
     except BadInput as error:
         return "ERROR", str(error)
-    if not build(arch.name, log):
+    if not build(arch.name, mutant.config, log):
         return "ERROR", f"does not build, see {log}"
-    request = request_for(arch, mode, killers, "mutant")
-    request = dataclasses.replace(request, initramfs=request.kernel.with_name(f"{arch.name}.cpio"))
+    request = request_for(arch, *setting, killers)
     noticed, missed, trouble = judge(this.trial(request, this.directory / f"{arch.name}-{mutant.name}"), killers)
     if trouble:
         return "ERROR", "; ".join(trouble)
@@ -170,16 +181,15 @@ def try_mutant(this, mutant, arch, wrong):
 
 
 def row(mutant, where, verdict, text):
-    return f"{mutant:<36} {where:<11} {verdict:<9} {text}"
+    return f"{mutant:<36} {where:<15} {verdict:<9} {text}"
 
 
 def unproven(mutants, arch):
     """Our own cases that no mutant of this architecture names."""
     named = {killer for m in mutants if arch.name in m.archs for killer in m.killers}
     wanted = {c.name for mode in arch.modes
-              for c in cases_.select(cases_.default_path("tests"), arch.name, mode.name)
-              if c.command[0].startswith("memslot_") and c.needs != "debug"
-              and (ROOT / "selftests" / f"{c.command[0]}.c").exists()}
+              for c in cases_.select(cases_.default_path("tests"), arch.name, mode.name, config="debug")
+              if any((ROOT / place / f"{c.command[0]}.c").exists() for place in ("selftests", "bench"))}
     return sorted(wanted - named)
 
 
@@ -190,7 +200,8 @@ def try_all(this, mine, arch):
         start = time.monotonic()
         verdict, text = try_mutant(this, mutant, arch, wrong)
         verdicts.append(verdict)
-        lines.append(row(mutant.name, f"{arch.name}/{mode_of(mutant, arch)}", verdict, text))
+        where = "/".join(filter(None, (arch.name, *mutant.setting(arch))))
+        lines.append(row(mutant.name, where, verdict, text))
         print(f"  {number}/{len(mine)} {time.monotonic() - start:3.0f} s  {lines[-1]}", flush=True)
     return lines, verdicts
 
@@ -214,7 +225,7 @@ def report(arch, rows, mutants):
     head = [f"{len(rows)} mutants of {release_of(arch)}: {verdicts.count('killed')} killed, "
             f"{verdicts.count('SURVIVED')} survived, {verdicts.count('ERROR')} not tried", ""]
     missing = unproven(mutants, arch)
-    tail = ["", "cases that no mutant names, besides those of CONFIG=debug: " + (" ".join(missing) or "none")]
+    tail = ["", "cases that no mutant names: " + (" ".join(missing) or "none")]
     return "\n".join(head + [rows[name] for name in sorted(rows)] + tail) + "\n"
 
 
