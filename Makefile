@@ -81,7 +81,7 @@ patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
 export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: base-images help deps check bench images check-harness check-series check-mutants coverage fuzz scale shell clean reference
+.PHONY: base-images help deps check bench images check-harness check-series check-mutants coverage fuzz scale dist shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -151,6 +151,10 @@ check-harness:
 
 check-series: images
 	+$(if $(dry),@echo "series for $(archs)",$(lock) kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE) $(archs))
+
+# For machines whose kernel has the series: static programs, the cases, what runs them
+dist: images
+	$(Q)for a in $(archs); do $(guest) ARCH=$$a dist || exit; done
 
 shell: arch := $(firstword $(archs))
 shell: images

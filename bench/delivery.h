@@ -38,7 +38,7 @@ struct delivery {
 /*
  * Create it; skips the case if the kernel lacks the flag.  Readers block in read(), which
  * costs one system call less per fault than to poll, and end with the process.  If
- * @first_cpu is not negative, reader i runs on CPU @first_cpu + i alone.
+ * @first_cpu is not negative, reader i does pin(@first_cpu + i).
  */
 void delivery_start(struct delivery *d, const struct mode *m, int vcpus, size_t pages, int first_cpu);
 
@@ -69,6 +69,15 @@ void delivery_request(struct delivery *d, const struct batch *b);
 void delivery_run(struct delivery *d, struct batch *b);
 /* Then: it has read what each page was filled with, and each fault went the right way. */
 void delivery_verify(struct delivery *d, const struct batch *b);
+
+/*
+ * Run on one CPU alone from here on: the @index-th of the list in BENCH_CPUS (2,4,8-15), or
+ * the one of that number if there is no list.
+ */
+void pin(int index);
+
+/* CLOCK_MONOTONIC, in ns; on an emulated machine it means nothing. */
+uint64_t now_ns(void);
 
 /* n times two instructions, whatever the architecture. */
 void two_instructions_times(uint64_t n);

@@ -22,7 +22,7 @@
  * with a reader for each" and "one per vCPU" differ as they would in a VMM.
  *
  * Prints JSON lines to the file that BENCH_OUT names, or to stdout; results/README.md has
- * the format.
+ * the format.  With BENCH_CPUS, vCPU and readers run on those CPUs, in this order.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -100,9 +100,10 @@ static size_t least_exits(const struct mode *m, size_t count)
 static size_t run_batch(struct delivery *d, size_t first, size_t count, int round)
 {
 	struct batch b = { .first = first, .count = count };
-	uint64_t start, took, messages = d->messages, exits = vcpu_exits(d->t.vcpus[0]);
+	uint64_t start, took, ns, messages = d->messages, exits = vcpu_exits(d->t.vcpus[0]);
 
 	delivery_request(d, &b);
+	ns = now_ns();
 	if (round == ROUNDS)
 		mark();
 	start = ticks();
@@ -110,6 +111,7 @@ static size_t run_batch(struct delivery *d, size_t first, size_t count, int roun
 	took = ticks() - start;
 	if (round == ROUNDS)
 		mark();
+	ns = now_ns() - ns;
 
 	messages = d->messages - messages;
 	exits = vcpu_exits(d->t.vcpus[0]) - exits;
@@ -120,8 +122,8 @@ static size_t run_batch(struct delivery *d, size_t first, size_t count, int roun
 		    count, exits);
 	if (round)
 		fprintf(out, "{\"mode\": \"%s\", \"pages\": %zu, \"exits\": %" PRIu64 ", \"messages\": %"
-			PRIu64 ", \"planted\": %d, \"ticks\": %" PRIu64 "}\n", d->m->name, count,
-			b.exits, messages, d->m->planted, took);
+			PRIu64 ", \"planted\": %d, \"ticks\": %" PRIu64 ", \"ns\": %" PRIu64 "}\n", d->m->name, count,
+			b.exits, messages, d->m->planted, took, ns);
 	return first + count;
 }
 
@@ -131,7 +133,9 @@ static void run_mode(const struct mode *m)
 	size_t page = 0;
 	int i;
 
-	delivery_start(&d, m, VCPUS, PAGES, -1);
+	if (getenv("BENCH_CPUS"))
+		pin(0);
+	delivery_start(&d, m, VCPUS, PAGES, getenv("BENCH_CPUS") ? 1 : -1);
 	print_calibration(m);
 	for (i = 0; i <= ROUNDS; i++) {
 		page = run_batch(&d, page, i % 2 ? LARGE : SMALL, i);

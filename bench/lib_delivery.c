@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/userfaultfd.h>
@@ -55,6 +57,40 @@ void two_instructions_times(uint64_t n)
 #endif
 }
 
+/* The @index-th number of a list such as 2,4,8-15; -1 if it is shorter. */
+static int nth_of(const char *list, int index)
+{
+	char *end;
+	long first, last;
+
+	for (; *list; list = *end == ',' ? end + 1 : "") {
+		first = last = strtol(list, &end, 10);
+		if (*end == '-')
+			last = strtol(end + 1, &end, 10);
+		if (index <= last - first)
+			return first + index;
+		index -= last - first + 1;
+	}
+	return -1;
+}
+
+void pin(int index)
+{
+	const char *list = getenv("BENCH_CPUS");
+	int cpu = list ? nth_of(list, index) : index;
+
+	TEST_ASSERT(cpu >= 0, "BENCH_CPUS=%s has to name %d CPUs at least", list, index + 1);
+	kvm_pin_this_task_to_pcpu(cpu);
+}
+
+uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
 struct reading {
 	struct delivery *d;
 	struct test_vm *share;
@@ -68,7 +104,7 @@ static void *reader(void *arg)
 	int error;
 
 	if (r->cpu >= 0)
-		kvm_pin_this_task_to_pcpu(r->cpu);
+		pin(r->cpu);
 	for (;;) {
 		TEST_ASSERT(read(r->share->uffd, &msg, sizeof(msg)) == sizeof(msg), "read() should work");
 		__atomic_add_fetch(&r->d->messages, 1, __ATOMIC_RELAXED);

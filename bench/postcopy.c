@@ -34,7 +34,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "harness.h"
+#include "delivery.h"
 
 #define FLAG		KVM_MEM_ABSENT_MAPPING_FAULT
 #define VCPUS		2
@@ -76,14 +76,6 @@ static void receive(struct connection c, void *data, size_t size)
 static void send_all(struct connection c, const void *data, size_t size)
 {
 	transfer((ssize_t (*)(int, void *, size_t))write, c.out, (void *)data, size);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
 /* Of what only the source determines: not the guest's counter, not steal time. */

@@ -5,7 +5,7 @@
  *
  * usage: scale_bench MODE VCPUS
  *
- * Every vCPU and every reader has a CPU of L1 to itself.  A marker instruction, which
+ * Every vCPU and every reader has a CPU to itself, of BENCH_CPUS if that is set.  A marker instruction, which
  * real CPUs ignore and bench/lockstep/ notices, stands before and after the timed part,
  * in which nothing is created, entered for the first time, printed or verified.
  *
@@ -21,6 +21,7 @@
 #define TIMED	1024
 
 static struct delivery d;
+static uint64_t ns;		/* of the timed part */
 static int ready, done;
 static bool go;
 
@@ -47,13 +48,14 @@ static void *vcpu_main(void *arg)
 	struct runner *r = arg;
 	bool first = !r->timed.vcpu;
 
-	kvm_pin_this_task_to_pcpu(r->timed.vcpu);
+	pin(r->timed.vcpu);
 	run_batch(&r->warm);
 	delivery_verify(&d, &r->warm);
 	__atomic_add_fetch(&ready, 1, __ATOMIC_RELEASE);
 	if (first) {
 		wait_for_all(&ready);
 		d.messages = 0;
+		ns = now_ns();
 		mark();
 		__atomic_store_n(&go, true, __ATOMIC_RELEASE);
 	}
@@ -64,6 +66,7 @@ static void *vcpu_main(void *arg)
 	if (first) {
 		wait_for_all(&done);
 		mark();
+		ns = now_ns() - ns;
 	}
 	delivery_verify(&d, &r->timed);
 	return NULL;
@@ -104,7 +107,7 @@ int main(int argc, char *argv[])
 	delivery_start(&d, m, vcpus, WARM + TIMED, vcpus);
 	run_all();
 	out = path ? fopen(path, "a") : stdout;
-	TEST_ASSERT(out && fprintf(out, "{\"mode\": \"%s\", \"vcpus\": %d, \"pages\": %d}\n", m->name, vcpus,
-				   vcpus * TIMED) > 0, "%s should be writable", path);
+	TEST_ASSERT(out && fprintf(out, "{\"mode\": \"%s\", \"vcpus\": %d, \"pages\": %d, \"ns\": %lu}\n", m->name, vcpus,
+				   vcpus * TIMED, ns) > 0, "%s should be writable", path);
 	return fclose(out) ? 1 : 0;
 }

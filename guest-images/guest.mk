@@ -70,7 +70,7 @@ kvm_dir  := $(tools)/tools/testing/selftests/kvm
 ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
 theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
 
-.PHONY: all kernel programs initramfs-shell
+.PHONY: all kernel programs initramfs-shell dist
 all: $(image).kernel $(progs)/initramfs.cpio $(OUT)/host_ticks $(foreach api,1 2 3,$(OUT)/lockstep-$(api).so $(OUT)/timeline-$(api).so)
 
 # --- kernel ---
@@ -143,6 +143,7 @@ $(OUT)/host_ticks: guest-images/host_ticks.c
 
 # --- image: a text list, which gen_init_cpio turns into the initramfs ---
 
+dist_files := bench/dist/run-bench bench/dist/run-tests bench/dist/report
 suffix   := $(if $(BUSYBOX),-shell)
 $(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk $(progs)/made-by
 	@set -e; { printf 'dir /%s 0755 0 0\n' dev proc sys tmp bin cases; \
@@ -150,7 +151,8 @@ $(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk $(progs)/made-
 	printf 'file /cases/%s 0644 0 0\n' 'tests selftests/cases' 'bench bench/cases' 'scale bench/scale'; \
 	for p in $(ours) $(theirs); do \
 		printf 'file /bin/%s %s/bin/%s 0755 0 0\n' $${p##*/} $(progs) $${p##*/}; done; \
-	if [ -n "$(BUSYBOX)" ]; then printf 'file /bin/busybox %s 0755 0 0\nslink /bin/sh busybox 0755 0 0\n' $(BUSYBOX); fi; \
+	if [ -n "$(BUSYBOX)" ]; then printf 'file /bin/busybox %s 0755 0 0\nslink /bin/sh busybox 0755 0 0\n' $(BUSYBOX); \
+		for f in $(dist_files); do printf 'file /%s %s 0755 0 0\n' $${f##*/} $$f; done; fi; \
 	} > $@.new; mv $@.new $@
 
 $(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)/init
@@ -160,3 +162,13 @@ $(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)
 	@$(progs)/gen_init_cpio -t 0 $(progs)/image$(suffix).list > $@.new && mv $@.new $@
 
 initramfs-shell: $(progs)/initramfs-shell.cpio
+
+# --- the same programs for a machine of its own ---
+
+dist     := $(OUT)/dist/kvm-fast-only-$(ARCH)
+dist: $(progs)/initramfs.cpio
+	@rm -rf $(dist) && mkdir -p $(dist)/bin $(dist)/cases
+	@cp $(progs)/bin/* $(dist)/bin && cp $(dist_files) $(dist)
+	@cp selftests/cases $(dist)/cases/tests && cp bench/cases $(dist)/cases/bench && cp bench/scale $(dist)/cases/scale
+	@tar -C $(OUT)/dist --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -czf $(dist).tar.gz $(notdir $(dist))
+	@echo "  $(dist).tar.gz"
