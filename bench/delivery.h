@@ -21,7 +21,13 @@ struct mode {
 	int uffd_mode;		/* 0: memory is mapped in advance */
 	bool sharded;		/* a userfaultfd and a reader for each vCPU, or one with as many readers */
 	int planted;		/* instructions added to each exit, to be found again */
+	bool write;		/* the guest writes, too */
+	bool sigbus;		/* UFFD_FEATURE_SIGBUS: KVM's slow lookup fails instead of waiting */
 };
+
+/* Whether each page is an exit to userspace, and how many messages of userfaultfd pages are. */
+bool mode_exits(const struct mode *m);
+uint64_t mode_messages(const struct mode *m, uint64_t pages);
 
 /* NULL, and the list of modes on stderr, if there is none of that name. */
 const struct mode *find_mode(const char *name);

@@ -116,7 +116,7 @@ static size_t run_batch(struct delivery *d, size_t first, size_t count, int roun
 	messages = d->messages - messages;
 	exits = vcpu_exits(d->t.vcpus[0]) - exits;
 	delivery_verify(d, &b);
-	TEST_ASSERT(messages == (d->m->uffd_mode && d->m->work == FAULT && !d->m->flags ? count : 0),
+	TEST_ASSERT(messages == mode_messages(d->m, count),
 		    "%zu pages took %lu userfaultfd messages", count, messages);
 	TEST_ASSERT(exits >= least_exits(d->m, count), "%zu pages took %lu exits to KVM: more than one at once was mapped",
 		    count, exits);

@@ -26,11 +26,15 @@ static const struct mode modes[] = {
 	{ "uffdio_continue",      PROVIDE, VM_MEM_SRC_SHMEM,     0,    MINOR,   true },
 	{ "uffd_missing",         FAULT,   VM_MEM_SRC_ANONYMOUS, 0,    MISSING, false },
 	{ "uffd_missing_sharded", FAULT,   VM_MEM_SRC_ANONYMOUS, 0,    MISSING, true },
+	{ "sigbus_missing",       FAULT,   VM_MEM_SRC_ANONYMOUS, 0,    MISSING, true, .sigbus = true },
 	{ "fast_missing",         FAULT,   VM_MEM_SRC_ANONYMOUS, FLAG, MISSING, true },
 	{ "uffd_minor",           FAULT,   VM_MEM_SRC_SHMEM,     0,    MINOR,   false },
 	{ "uffd_minor_sharded",   FAULT,   VM_MEM_SRC_SHMEM,     0,    MINOR,   true },
+	{ "sigbus_minor",         FAULT,   VM_MEM_SRC_SHMEM,     0,    MINOR,   true, .sigbus = true },
 	{ "fast_minor",           FAULT,   VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true },
-	{ "fast_minor_planted",   FAULT,   VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true, 1000 },
+	{ "uffd_minor_sharded_write", FAULT, VM_MEM_SRC_SHMEM,   0,    MINOR,   true, .write = true },
+	{ "fast_minor_write",     FAULT,   VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true, .write = true },
+	{ "fast_minor_planted",   FAULT,   VM_MEM_SRC_SHMEM,     FLAG, MINOR,   true, .planted = 1000 },
 };
 
 const struct mode *find_mode(const char *name)
@@ -131,6 +135,7 @@ static void start_userfaultfd(struct delivery *d, int first_cpu)
 		d->shares[i] = d->t;
 		d->shares[i].pages = d->t.pages / shares;
 		d->shares[i].hva = d->t.hva + i * d->shares[i].pages * d->t.page_size;
+		d->shares[i].uffd_features = d->m->sigbus ? UFFD_FEATURE_SIGBUS : 0;
 		uffd_register(&d->shares[i], d->m->uffd_mode);
 		TEST_ASSERT(!fcntl(d->shares[i].uffd, F_SETFL, 0), "fcntl() should work");
 		write_page(d->shares[i].source, TEST_GPA);
@@ -163,6 +168,15 @@ static uint64_t guest_read(uint64_t gva)
 	return READ_ONCE(*(uint64_t *)gva);
 }
 
+#define WRITTEN	1	/* which word of a page */
+
+static uint64_t guest_write(uint64_t gva)
+{
+	mark_page();
+	WRITE_ONCE(((uint64_t *)gva)[WRITTEN], gva);
+	return READ_ONCE(*(uint64_t *)gva);
+}
+
 /* What GUEST_SYNC() does in the end, with nothing to say. */
 static uint64_t guest_exit(uint64_t gva)
 {
@@ -173,7 +187,9 @@ static uint64_t guest_exit(uint64_t gva)
 
 void delivery_request(struct delivery *d, const struct batch *b)
 {
-	request_calls(&d->t, b->vcpu, d->m->work == EXIT ? guest_exit : guest_read,
+	guest_function function = d->m->write ? guest_write : guest_read;
+
+	request_calls(&d->t, b->vcpu, d->m->work == EXIT ? guest_exit : function,
 		      b->first * d->t.page_size, d->m->work == PROVIDE ? 0 : b->count);
 }
 
@@ -226,6 +242,16 @@ void delivery_run(struct delivery *d, struct batch *b)
 		run_faults(d, b);
 }
 
+bool mode_exits(const struct mode *m)
+{
+	return m->work == EXIT || (m->work == FAULT && (m->flags || m->sigbus));
+}
+
+uint64_t mode_messages(const struct mode *m, uint64_t pages)
+{
+	return m->uffd_mode && m->work == FAULT && !mode_exits(m) ? pages : 0;
+}
+
 /* What the page's first bytes are. */
 static uint64_t content(struct delivery *d, size_t page)
 {
@@ -234,7 +260,6 @@ static uint64_t content(struct delivery *d, size_t page)
 
 void delivery_verify(struct delivery *d, const struct batch *b)
 {
-	bool exits = d->m->work == EXIT || (d->m->work == FAULT && d->m->flags);
 	uint64_t sum = completion(&d->t, b->vcpu), want = 0;
 	size_t i;
 
@@ -243,7 +268,10 @@ void delivery_verify(struct delivery *d, const struct batch *b)
 			want += content(d, i);
 		if (d->m->work == PROVIDE)
 			TEST_ASSERT(*(uint64_t *)page_hva(&d->t, i) == content(d, i), "page %zu should be there", i);
+		if (d->m->write)
+			TEST_ASSERT(((uint64_t *)page_hva(&d->t, i))[WRITTEN] == TEST_GVA + i * d->t.page_size,
+				    "what the guest wrote to page %zu should be there", i);
 	}
 	TEST_ASSERT(sum == want, "the guest should read a sum of 0x%lx, not 0x%lx", want, sum);
-	TEST_ASSERT(b->exits == (exits ? b->count : 0), "%zu pages took %lu exits", b->count, b->exits);
+	TEST_ASSERT(b->exits == (mode_exits(d->m) ? b->count : 0), "%zu pages took %lu exits", b->count, b->exits);
 }

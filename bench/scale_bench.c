@@ -89,7 +89,7 @@ static void run_all(void)
 	}
 	for (i = 0; i < d.vcpus; i++)
 		pthread_join(runners[i].thread, NULL);
-	TEST_ASSERT(d.messages == (d.m->uffd_mode && !d.m->flags ? d.vcpus * TIMED : 0),
+	TEST_ASSERT(d.messages == mode_messages(d.m, d.vcpus * TIMED),
 		    "%d pages took %lu userfaultfd messages", d.vcpus * TIMED, d.messages);
 }
 

@@ -11,6 +11,7 @@ Exit status: ci/verdict.py has the list.
 import dataclasses
 import fractions
 import json
+import re
 import sys
 
 import plot
@@ -28,6 +29,8 @@ BATCH = ("pages", "planted", "ticks")
 PAIRS = 4
 # Of them, those that are written down event by event: the last pair.
 TIMED_PARTS = 2
+# A kind of fault, by who delivers it
+DELIVERED = re.compile(r"(?:uffd|sigbus|fast)_(missing|minor)(?:_sharded)?((?:_write)?)")
 # A fault that userspace resolves can't do without these: KVM_RUN returns and is called
 # again, the page is provided, and KVM maps it.
 FLOORS = {"fast_missing": ("empty_exit", "uffdio_copy", "mapped"),
@@ -126,26 +129,27 @@ def check_planted(rows):
 
 def peer(mode):
     """The row that a row is compared with: the same kind of fault, a userfaultfd per vCPU."""
-    return f"uffd_{mode.split('_')[1]}_sharded" if mode.startswith(("uffd_", "fast_")) else ""
+    match = DELIVERED.fullmatch(mode)
+    return f"uffd_{match[1]}_sharded{match[2]}" if match else ""
 
 
 def cells(row, rows):
     if row is None:
-        return f"{'-':>12} {'-':>7} {'':>11}"
+        return f"{'-':>10}{'-':>6}{'':>8}"
     other = next((r for r in rows if r.mode == peer(row.mode) and r is not row), None)
     ratio = f"{float(other.price / row.price):.2f}x" if other else ""
-    return f"{round(row.price):>12} {round(row.spread):>7} {ratio:>11}"
+    return f"{round(row.price):>10}{round(row.spread):>6}{ratio:>8}"
 
 
 def table(columns):
     """columns: {name of a boot: [Row]}.  Yields the lines of the table."""
     modes = list(dict.fromkeys(row.mode for rows in columns.values() for row in rows))
     yield "instructions per fault, one vCPU, counted under QEMU icount"
-    yield f"{'':22}" + "".join(f"{name:>12} {'spread':>7} {'vs sharded':>11}" for name in columns)
+    yield f"{'':24}" + "".join(f"{name:>10}{'range':>6}{'vs peer':>8}" for name in columns)
     for mode in modes:
         line = "".join(cells(next((r for r in rows if r.mode == mode), None), rows)
                        for rows in columns.values())
-        yield f"{mode:22}{line}".rstrip()
+        yield f"{mode:24}{line}".rstrip()
 
 
 def merit_lines(columns):

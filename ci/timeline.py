@@ -17,7 +17,7 @@ from arch import ROOT, BadInput
 WORDS = {
     "page": "guest: the access", "guest": "guest: once more, and on to the next",
     "kernel": "kernel: entered", "user": "userspace", "fault": "KVM: the fault", "lookup": "KVM: lookup of the page",
-    "wait": "userfaultfd: queue, wake its reader", "switch": "kernel: another thread",
+    "wait": "userfaultfd: told of the fault", "switch": "kernel: another thread",
     "map": "KVM: the page into the guest's page table", "provide": "UFFDIO ioctl", "wake": "kernel: wake a thread",
     "run": "KVM_RUN", "load": "KVM: the vCPU onto this CPU", "put": "KVM: the vCPU off this CPU",
 }
@@ -138,9 +138,9 @@ class Timeline:
 def distribution_table(name, timelines):
     """The lines of one architecture's table; timelines: {mode: Timeline}."""
     yield f"{name}: instructions of single faults, counted in QEMU"
-    yield f"{'':22}{'faults':>8}{'min':>8}{'median':>8}{'p99':>8}{'max':>8}"
+    yield f"{'':24}{'faults':>8}{'min':>8}{'median':>8}{'p99':>8}{'max':>8}"
     for mode, timeline in timelines.items():
-        yield f"{mode:22}{len(timeline.faults):>8}" + "".join(f"{v:>8}" for v in timeline.distribution())
+        yield f"{mode:24}{len(timeline.faults):>8}" + "".join(f"{v:>8}" for v in timeline.distribution())
 
 
 def stage_table(name, mode, timeline):

@@ -67,6 +67,7 @@ struct test_vm {
 	char *alias;		/* a second mapping, not registered; NULL if private */
 	int uffd;		/* or -1 */
 	int uffd_mode;		/* UFFDIO_REGISTER_MODE_* */
+	uint64_t uffd_features;	/* UFFD_FEATURE_* more, to be set before it is registered */
 	void *source;		/* @granule bytes that MISSING faults are resolved from */
 	uint8_t *fetched;	/* an enum fetched for each granule, once registered */
 	/* Where memory has to come from elsewhere: put a granule's content into the page cache. */

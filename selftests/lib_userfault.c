@@ -29,7 +29,7 @@ enum fetched { NOT_FETCHED, FETCHING, FETCHED };
 
 void uffd_register(struct test_vm *t, int mode)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID };
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_THREAD_ID | t->uffd_features };
 	struct uffdio_register reg = {
 		.range = { (uintptr_t)t->hva, t->pages * t->page_size },
 		.mode = mode,
