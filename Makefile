@@ -81,7 +81,7 @@ patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
 export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: base-images help deps check bench images check-harness check-series check-mutants coverage fuzz scale dist shell clean reference
+.PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench coverage fuzz scale dist shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -133,12 +133,18 @@ plan-%:
 
 # A tree and an image of their own: the rest can be built meanwhile.
 check-mutants: plan-mutants images
-	+$(if $(dry),@echo "mutants for $(archs)",@mkdir -p $(OUT)/mutant; exec 8> $(OUT)/mutants.lock; \
+	+$(call on_broken_series,mutants)
+
+# Known costs: does make bench, does make scale say so?
+check-bench: plan-plants images
+	+$(call on_broken_series,plants)
+
+on_broken_series = $(if $(dry),@echo "$1 for $(archs)",@mkdir -p $(OUT)/mutant; exec 8> $(OUT)/mutants.lock; \
 	flock -n 8 || { echo "  another make tries mutants in $(OUT); waiting for it"; flock 8; }; \
 	$(python) ci/step.py "$(BASE) mutant: tree" $(OUT)/mutant.tree.log \
 		kernel-patches/apply kernel-patches/$(BASE) patched $(CACHE) $(OUT)/mutant/linux && \
 	$(copy_initramfs) && GUEST='$(subst SERIES=$(SERIES),SERIES=mutant,$(guest))' TREE=$(OUT)/mutant/linux \
-		$(python) ci/mutants.py $(archs))
+		$(python) ci/$1.py $(archs))
 
 copy_initramfs = (exec 9< $(O)/lock; flock -s 9; \
 	for a in $(archs); do cp $(OUT)/programs/$$a/initramfs.cpio $(OUT)/mutant/$$a.cpio || exit; done)

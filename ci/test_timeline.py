@@ -7,6 +7,7 @@ import unittest
 
 import arch
 import bench
+import plants
 import timeline
 from bench import Row
 
@@ -91,6 +92,27 @@ class Timeline(unittest.TestCase):
         self.assertEqual(list(bench.merit_lines({"x86/npt": rows})),
                          ["x86/npt: fast_minor is 1.50 x (empty_exit + uffdio_continue + mapped = 60)"])
         self.assertEqual(list(bench.merit_lines({"x86/npt": rows[1:]})), [])
+
+
+class Plants(unittest.TestCase):
+    def test_all_of_ours_can_be_read(self):
+        for base in (arch.ROOT / "kernel-patches" / "plants").iterdir():
+            for plant in plants.load_all(base.name):
+                self.assertTrue(set(plant.archs) <= set(arch.names()), plant.name)
+
+    def test_what_cannot_be_tried(self):
+        for head in ("Arch: x86", "Arch: x86\nBench: fast_minor", "Arch: x86\nScale: a 4 80\nBench: a 1", "Bench: a 1"):
+            with tempfile.TemporaryDirectory() as directory, self.assertRaises(arch.BadInput, msg=head):
+                path = pathlib.Path(directory, "a.patch")
+                path.write_text(f"It is slow.\n\n{head}\n\ndiff --git a/a b/a\n")
+                plants.load(path)
+
+    def test_seen(self):
+        plant = plants.Plant("a", ("x86",), "Bench", "fast", (200,), pathlib.Path())
+        self.assertEqual([plants.judge(plant, 1000, 1000 + n)[0] for n in (0, 195, 196, 204, 205)],
+                         [False, False, True, True, False])
+        plant = plants.Plant("a", ("x86",), "Scale", "fast", (4, 80), pathlib.Path())
+        self.assertEqual([plants.judge(plant, *found)[0] for found in ((97, 60), (97, 90), (75, 60))], [True, False, False])
 
 
 if __name__ == "__main__":
