@@ -258,6 +258,8 @@ static double ns_per_tick(void)
 
 	asm volatile("mrs %0, cntfrq_el0" : "=r"(hz));
 	return 1e9 / hz;
+#else
+#error "how fast is the guest's counter?"
 #endif
 }
 

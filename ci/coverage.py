@@ -106,7 +106,7 @@ def check_built(arch, lines, counts):
     objects = pathlib.Path(run.knob("OUT")).resolve() / "patched" / "linux" / f"out-{arch}-gcov"
     for file in lines:
         if (objects / file).with_suffix(".o").exists() and file not in counts:
-            raise BadInput(f"{file} is in the kernel of {arch}, but has no counters: GCOV_PROFILE_ in guest-images/gcov.config?")
+            raise BadInput(f"{file} is in the kernel of {arch}, but has no counters: GCOV_PROFILE_ in guest-images/guest.mk?")
 
 
 def load_excuses(path):
@@ -171,7 +171,7 @@ def main(archs):
         status = status or int(not code or open_ > 0)
     (this.directory / "coverage.txt").write_text("\n".join(texts))
     print("\n".join(texts), end="")
-    if not failed and not run.knob("CASES") and not run.knob("MODE") and len(archs) > 1:
+    if not failed and run.knob("BASE") == run.knob("DEFAULT_BASE") and not run.knob("CASES") and not run.knob("MODE") and len(archs) > 1:
         (ROOT / "results" / "coverage.txt").write_text("\n".join(texts))
     return status
 

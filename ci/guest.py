@@ -4,6 +4,7 @@
     console.log   the kernel log, and which case was running
     tests.ktap    verdicts (ci/ktap.py reads them)
     bench.jsonl   numbers, one JSON object a line
+    gcov.raw, lockstep, timeline   what was asked for besides (results/README.md)
     qemu.log      what QEMU itself had to say
 
 No opinion on results here: see ci/verdict.py.
@@ -47,7 +48,7 @@ class Lockstep:
 class Request:
     arch: Arch
     mode: Mode
-    kind: str            # tests or bench
+    kind: str            # tests, bench or scale
     cases: tuple         # of cases.Case
     kernel: pathlib.Path
     initramfs: pathlib.Path

@@ -254,7 +254,7 @@ def main(argv):
             rows = {**earlier(table, release_of(arch), mutants), **{line.split()[0]: line for line in lines}}
             text = report(arch, rows, mutants)
             (this.directory / f"mutants-{arch.name}.txt").write_text(text)
-            if len(rows) == sum(arch.name in m.archs for m in mutants):
+            if len(rows) == sum(arch.name in m.archs for m in mutants) and run.knob("BASE") == DEFAULT_BASE:
                 table.write_text(text)
             print("\n".join(line for line in text.splitlines() if line not in rows.values()))
             verdicts += new

@@ -76,8 +76,10 @@ def measure_price(this, arch, plant, label):
     os.environ["CASES"] = plant.mode
     request, = run.requests([arch.name], "bench", default_mode=True, icount=True)
     found = boot(this, of_the_mutant(request), label)
-    row, = bench.measure(found)
-    return float(row.price)
+    rows = bench.measure(found)
+    if not rows:
+        raise BadInput(f"{label}: {found.findings[0].text if found.findings else 'no price'}")
+    return float(rows[0].price)
 
 
 def measure_efficiency(this, arch, plant, label):
@@ -89,6 +91,8 @@ def measure_efficiency(this, arch, plant, label):
         if request.lockstep.quantum == scale.QUANTA[0]:
             found = boot(this, of_the_mutant(request), label)
             points += scale.points_of(found, n)
+            if found.findings:
+                raise BadInput(f"{label}: {found.findings[0].text}")
     rates = {p.vcpus: p.rate for p in points}
     return 100 * rates[vcpus] / rates[1] / vcpus
 
@@ -131,7 +135,7 @@ def main(argv):
         for arch, mine in found:
             print(f"  {arch.name:<14} {len(mine)} plants")
         return 0
-    os.environ["SERIES"] = "mutant"
+    os.environ.update(SERIES="mutant", MODE="", CONFIG="")
     this, lines, unseen = run.Run("plants"), [], 0
     try:
         for arch, mine in found:
@@ -143,7 +147,10 @@ def main(argv):
                 print(f"  {lines[-1]}", flush=True)
     finally:
         mutants.git(run.knob("TREE"), "checkout", "-q", "--", ".")
-    (ROOT / "results" / "plants.txt" if len(found) > 1 else this.directory / "plants.txt").write_text("\n".join(lines) + "\n")
+    text = "\n".join([f"plants in {' and '.join(mutants.release_of(arch) for arch, _ in found)}", "", *lines]) + "\n"
+    (this.directory / "plants.txt").write_text(text)
+    if len(found) == len(arch_.names()) and run.knob("BASE") == mutants.DEFAULT_BASE:
+        (ROOT / "results" / "plants.txt").write_text(text)
     return int(unseen > 0 or not lines)
 
 

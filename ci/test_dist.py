@@ -28,11 +28,20 @@ class Report(unittest.TestCase):
             stream.flush()
             return load_report().read(stream.name)
 
+    def repeat(self, slope):
+        return [{"mode": "a", "calibration": 1, "ticks": 1, "hz": 1}] + [
+            {"mode": "a", "pages": pages, "ns": 500 + slope * pages} for pages in (100, 300, 300, 100)]
+
     def test_price_and_rate(self):
-        repeat = [{"mode": "a", "calibration": 1, "ticks": 1, "hz": 1}] + [
-            {"mode": "a", "pages": pages, "ns": 500 + 7 * pages} for pages in (100, 300, 300, 100)]
-        hosts, prices, rates = self.read([HOST, *repeat, *repeat, {"mode": "b", "vcpus": 2, "pages": 2048, "ns": 1024000}])
-        self.assertEqual((len(hosts), prices, dict(rates)), (1, {"a": [7, 7]}, {("b", 2): [2000]}))
+        run, = self.read([HOST, *self.repeat(7), *self.repeat(7), {"mode": "b", "vcpus": 2, "pages": 2048, "ns": 1024000}])
+        self.assertEqual((run.prices(), dict(run.rates)), ({"a": [7, 7]}, {("b", 2): [2000]}))
+
+    def test_two_runs_are_not_pooled(self):
+        self.assertEqual([run.prices() for run in self.read([HOST, *self.repeat(7), HOST, *self.repeat(9)])], [{"a": [7]}, {"a": [9]}])
+
+    def test_a_repeat_that_was_cut_off(self):
+        run, = self.read([HOST, *self.repeat(7), *self.repeat(9)[:2]])
+        self.assertEqual(run.prices(), {"a": [7]})
 
     def test_what_is_no_record(self):
         for record in ({"mode": "a", "pages": 1, "ns": 1}, {"mode": "b", "vcpus": 2, "pages": 1, "ns": 0}, {}):
@@ -46,7 +55,8 @@ class Scripts(unittest.TestCase):
             subprocess.run(["sh", "-n", str(DIST / name)], check=True)
 
     def test_bad_input_is_one_line(self):
-        for argv, said in ((["--json"], "wants a value"), (["-x"], "unknown option"), (["-n", "0"], "number of repeats")):
+        for argv, said in ((["--json"], "wants a value"), (["-x"], "unknown option"), (["-n", "0"], "number of repeats"),
+                           (["-v", "x"], "numbers of vCPUs"), (["-c", "0-1,7"], "CPUs are needed")):
             done = subprocess.run([str(DIST / "run-bench"), *argv], capture_output=True, text=True, check=False)
             self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), argv)
             self.assertIn(said, done.stderr)

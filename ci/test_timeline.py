@@ -33,6 +33,7 @@ class Timeline(unittest.TestCase):
     def test_every_architecture_has_the_same_points(self):
         self.assertEqual(len({tuple(timeline.load_points(name)) for name in arch.names()}), 1)
         self.assertLessEqual(set(timeline.load_points("x86")) - {"enter"}, set(timeline.WORDS))
+        self.assertEqual(sorted(event for events in timeline.KINDS.values() for event in events), sorted(timeline.WORDS))
 
     def test_parts(self):
         parts = timeline.timed_parts(self.path(PART + "0 mark\n7 mark\n"))

@@ -31,14 +31,17 @@ KINDS = {"guest": ("page", "guest"), "into the kernel": ("kernel",), "KVM": ("fa
 def load_points(arch, path=ROOT / "bench" / "points"):
     """{name: function} for an architecture."""
     points = {}
+    want = "want name, architecture or all, function; and one that is called enter"
     for number, line in enumerate(path.read_text().splitlines(), 1):
         fields = line.split()
         if not fields or line.startswith("#"):
             continue
         if len(fields) != 3:
-            raise BadInput(f"{path}:{number}: want name, architecture or all, function")
+            raise BadInput(f"{path}:{number}: {want}")
         if fields[1] in ("all", arch):
             points[fields[0]] = fields[2]
+    if "enter" not in points:
+        raise BadInput(f"{path}, {arch}: {want}")
     return points
 
 

@@ -158,7 +158,7 @@ void write_file(const char *path, const char *text);
 
 /* --- userfaultfd, and what a VMM does about an exit: lib_userfault.c --- */
 
-/* Register the slot; mode MISSING or MINOR. */
+/* Register the slot; mode MISSING, MINOR or both.  With MINOR, pages come from the page cache. */
 void uffd_register(struct test_vm *t, int mode);
 
 /*

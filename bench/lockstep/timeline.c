@@ -2,7 +2,7 @@
 /*
  * A TCG plugin that writes down what one emulated CPU does in the timed part of the
  * benchmark, to the instruction: when it goes from the guest to the kernel, to userspace
- * and back, and when it comes by some functions of the kernel.
+ * and back, and when it enters some functions of the kernel.
  *
  *   -plugin timeline.so,enter=START:END,out=FILE[,at=NAME:ADDRESS]...
  *
