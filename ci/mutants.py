@@ -216,7 +216,7 @@ def earlier(path, release, mutants):
     if not lines or f" of {release}:" not in lines[0]:
         return {}
     names = {m.name for m in mutants}
-    return {line.split()[0]: line for line in lines[2:] if line and line.split()[0] in names}
+    return {line.split()[0]: row(*line.split(None, 3)) for line in lines[2:] if line and line.split()[0] in names}
 
 
 def report(arch, rows, mutants):
