@@ -124,6 +124,8 @@ kselftest = env $(ccache) $1 $(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(pr
 programs: $(headers)/linux/kvm.h
 	@for p in $(wanted); do case " $(notdir $(ours) $(theirs)) " in *" $$p "*) ;; \
 		*) echo "guest.mk: no source for program $$p, named in $(case_files)" >&2; exit 2;; esac; done
+	@# ccache names what it has compiled relative to the source, and make knows it by its path.
+	@find $(progs) -name '*.d' -exec sed -i '1s,^[^ ]*programs/$(ARCH)/,$(abspath $(progs))/,' {} +
 	+@$(call step,upstream tests,upstream) $(call kselftest,,$(theirs))
 	+@$(call step,our tests,programs) $(call kselftest,TEST_GEN_PROGS="$(ours)" \
 		VPATH="$(abspath selftests):$(abspath bench)" LIBKVM="$(notdir $(wildcard selftests/lib_*.c bench/lib_*.c))",$(ours))
