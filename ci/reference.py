@@ -19,6 +19,9 @@ from arch import ROOT, BadInput, names
 TABLES = {"bench": "reference.txt", "scale": "scaling.txt"}
 # What is copied to results/ with it
 BESIDE = {"bench": ("stages.txt", "stages.svg", "latency.svg"), "scale": ("scaling.svg", "ratio.svg")}
+# What the README shows of that, below the table
+PICTURES = {"bench": "![What a fault of each mode consists of](results/stages.svg)\n\n",
+            "scale": "![Pages per million instructions of critical path, by vCPUs](results/scaling.svg)\n\n"}
 END = "<!-- end of table -->\n"
 
 
@@ -56,7 +59,8 @@ def in_readme(readme, text, kind):
     head, rest = readme.split(begin(kind))
     _, tail = rest.split(END, 1)
     indented = "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
-    return f"{head}{begin(kind)}\n{indented}\n{END}{tail}"
+    picture = PICTURES[kind] if (ROOT / "results" / BESIDE[kind][-1]).exists() else ""
+    return f"{head}{begin(kind)}\n{indented}\n{picture}{END}{tail}"
 
 
 def reference(argv):
