@@ -160,7 +160,7 @@ check-series: images
 
 # For machines whose kernel has the series: static programs, the cases, what runs them
 dist: images
-	$(Q)for a in $(archs); do $(guest) ARCH=$$a dist || exit; done
+	+$(if $(dry),@echo "tarballs for $(archs)",$(lock) for a in $(archs); do $(guest) ARCH=$$a dist || exit; done)
 
 shell: arch := $(firstword $(archs))
 shell: images

@@ -236,7 +236,17 @@ def plan(archs, patterns):
     for arch, mine in found:
         if not mine:
             raise BadInput(f"MUTANTS={' '.join(patterns)}: none of them is for {arch.name}; say ARCH= as well")
+        for mutant in mine:
+            check_setting(mutant, arch)
     return found
+
+
+def check_setting(mutant, arch):
+    mode, config = mutant.setting(arch)
+    if mode not in [m.name for m in arch.modes] or not (config == "" or (ROOT / "guest-images" / f"{config}.config").exists()):
+        raise BadInput(f"{mutant.path}: {arch.name} has no mode {mode}, or there is no configuration {config}")
+    if not killers_in(arch, (mode, config), mutant.killers):
+        raise BadInput(f"{mutant.path}: {arch.name}/{mode}{config and ' with ' + config} has none of the cases in Killed-by:")
 
 
 def main(argv):

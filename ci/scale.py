@@ -133,14 +133,12 @@ def draw(directory, found):
             charts[name][f"{WITH}, ideal"] = [(n, n * single) for n in sorted({p.vcpus for p in points})]
     plot.curves("scaling", charts, "vCPUs", "pages per million instructions of critical path",
                 "set logscale xy 2\nset key top left", directory)
-    ratios = {"one userfaultfd, shape alone": {
-        f"{name}, lockstep model": [(n, rate(points, WITH, n) / rate(points, WITHOUT, n)) for n in
-                                    sorted({p.vcpus for p in points}) if rate(points, WITH, n) and rate(points, WITHOUT, n)]
-        for name, points in found.items()}}
-    ratios["one userfaultfd, shape alone"]["published, x86, hardware, 2023"] = [
-        (n, with_ / without) for n, (without, with_) in load_published().items()]
-    plot.curves("ratio", ratios, "vCPUs", "with the flag, as a multiple of without", "set logscale xy 2\nset key top left",
-                directory)
+    ratios = {f"{name}, lockstep model": [(n, rate(points, WITH, n) / rate(points, WITHOUT, n)) for n in
+                                         sorted({p.vcpus for p in points}) if rate(points, WITH, n) and rate(points, WITHOUT, n)]
+              for name, points in found.items()}
+    ratios["published, x86, hardware, 2023"] = [(n, with_ / without) for n, (without, with_) in load_published().items()]
+    plot.curves("ratio", {"one userfaultfd, shape alone": ratios}, "vCPUs", "with the flag, as a multiple of without",
+                "set logscale xy 2\nset key top left", directory)
 
 def method(boots):
     worst = max((b.meta.get("lockstep", {}).get("timeouts", 0) for b in boots), default=0)
@@ -151,6 +149,7 @@ def method(boots):
             "published: by its authors, on x86 hardware, 2023 (bench/published); only the ratio can be compared")
 
 def scale(archs):
+    plot.check()
     if archs[:1] == ["--plan"]:
         return run.show_plan(run.plan(archs[1:], "scale", default_mode=True))
     wanted = list(requests(archs))
@@ -162,10 +161,8 @@ def scale(archs):
     finally:
         points = {name: found for name, found in points.items() if found}
         tables = ["\n".join(table(name, found)) for name, found in points.items()]
-        if points:
-            draw(this.directory, points)
         status = this.finish("\n\n".join([*tables, method(this.boots)]) + "\n" if tables else "")
-    return status
+    return plot.afterwards(status, draw, this.directory, points) if points else status
 
 if __name__ == "__main__":
     sys.exit(run.main(scale, sys.argv[1:]))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is read, and how it can be broken: streams, consoles, case files, configurations."""
 import pathlib
+import re
 import tempfile
 import unittest
 
@@ -175,6 +176,11 @@ class Readme(unittest.TestCase):
         for kind, name in reference.TABLES.items():
             text = (arch.ROOT / "results" / name).read_text()
             self.assertEqual(reference.in_readme(readme, text, kind), readme)
+
+    def test_what_it_links_to_is_there(self):
+        readme = (arch.ROOT / "README.md").read_text()
+        for name in re.findall(r"\]\(([^)#]+)\)", readme):
+            self.assertTrue((arch.ROOT / name).exists(), name)
 
     def test_it_names_the_two_commands_that_ci_runs(self):
         commands = (arch.ROOT / ".ci" / "run").read_text()

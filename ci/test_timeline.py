@@ -49,13 +49,13 @@ class Timeline(unittest.TestCase):
         faults = timeline.faults_of(timeline.timed_parts(self.path(PART))[0])
         self.assertEqual([f.takes for f in faults], [(1, 6, 20, 10), (1, 10, 16, 13)])
         line = timeline.Timeline(faults)
-        self.assertEqual(line.stages, [("page", 1), ("kernel", 8), ("fault", 18), ("guest", 11.5)])
+        self.assertEqual(line.stages, [("page", 1, 1), ("kernel", 6, 8), ("fault", 16, 18), ("guest", 10, 11.5)])
         self.assertEqual(line.distribution(), (37, 37, 40, 40))
 
     def test_the_usual_path(self):
         usual, tick = timeline.Fault(("page",), (5,)), timeline.Fault(("page", "kernel", "guest"), (1, 90, 5))
         line = timeline.Timeline([usual, tick, usual])
-        self.assertEqual((line.stages, line.distribution()), ([("page", 5)], (5, 5, 96, 96)))
+        self.assertEqual((line.stages, line.distribution()), ([("page", 5, 5)], (5, 5, 96, 96)))
         self.assertIn("the path of 67 % of fast", next(timeline.stage_table("x86/npt", "fast", line)))
 
     def test_quantile(self):
@@ -68,24 +68,28 @@ class Timeline(unittest.TestCase):
             self.assertIn(problem, said)
             self.assertEqual(bool(problem), bool(said))
 
-    def boot(self, text, cases=("mapped",)):
+    def boot(self, text, cases=("mapped",), wanted=("mapped",)):
         path = self.path(text)
         records = ['{"mode": "mapped", "calibration": 1, "ticks": 1, "hz": 1000000000}'] + 8 * [
             '{"mode": "mapped", "pages": 3, "planted": 0, "ticks": 98}']
         (path.parent / "bench.jsonl").write_text("\n".join(records))
         results = [types.SimpleNamespace(name=name, status="pass") for name in cases]
         stream = types.SimpleNamespace(results=results)
-        return types.SimpleNamespace(directory=path.parent, findings=[], outcome=types.SimpleNamespace(stream=stream))
+        return types.SimpleNamespace(directory=path.parent, findings=[], outcome=types.SimpleNamespace(stream=stream),
+                                     request=types.SimpleNamespace(cases=wanted))
 
     def test_of_a_boot(self):
         boot = self.boot(PART * 2)
         self.assertEqual(len(bench.read_timelines(boot)["mapped"].faults), 4)
         self.assertEqual(boot.findings, [])
         for text, cases in ((PART, ("mapped",)), (PART * 2, ("mapped", "other")), ("", ("mapped",)),
-                            (PART.replace("99 mark", "199 mark") * 2, ("mapped",))):
+                            (PART.replace("99 mark", "199 mark") * 2, ("mapped",)),
+                            (PART.replace("guest", "user") * 2, ("mapped",))):
             boot = self.boot(text, cases)
             self.assertEqual(bench.read_timelines(boot), {})
             self.assertEqual(len(boot.findings), 1)
+        boot = self.boot(PART, wanted=("mapped", "failed"))
+        self.assertEqual((bench.read_timelines(boot), boot.findings), ({}, []))
 
     def test_merit(self):
         rows = [Row(mode, price, 0, 0) for mode, price in
@@ -112,8 +116,10 @@ class Plants(unittest.TestCase):
         plant = plants.Plant("a", ("x86",), "Bench", "fast", (200,), pathlib.Path())
         self.assertEqual([plants.judge(plant, 1000, 1000 + n)[0] for n in (0, 195, 196, 204, 205)],
                          [False, False, True, True, False])
-        plant = plants.Plant("a", ("x86",), "Scale", "fast", (4, 80), pathlib.Path())
-        self.assertEqual([plants.judge(plant, *found)[0] for found in ((97, 60), (97, 90), (75, 60))], [True, False, False])
+        plant = plants.Plant("a", ("x86",), "Scale", "fast", (4, 8000), pathlib.Path())
+        # (8000 + 8000) / (4 * 8000) of four times 62.5 pages
+        self.assertEqual([plants.judge(plant, (125, 490), (62.5, rate))[0] for rate in (125, 140, 245, 90)],
+                         [True, True, False, False])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 """What one fault consists of, from the events that bench/lockstep/timeline.c wrote down.
 
 A fault is what happens from the guest's access to a page to its access to the next one.
-Most faults take the same path, a sequence of events; a timer tick or the refill of an
-allocator makes another.
+Most faults take the same path, a sequence of events.  What follows an event, until the next
+one, is its stage, whatever it is: a context switch or the way back to userspace have no event
+of their own.  A timer tick or the refill of an allocator is part of the stage that it falls
+into, hence medians beside means.
 """
 import collections
 import dataclasses
@@ -23,9 +25,9 @@ WORDS = {
 }
 
 # What the picture of the stages takes together: {kind: events}
-KINDS = {"guest": ("page", "guest"), "into the kernel": ("kernel",), "KVM": ("fault", "lookup", "map", "run"),
-         "vCPU load, put": ("load", "put"), "userfaultfd": ("wait", "provide"), "scheduling": ("switch", "wake"),
-         "userspace": ("user",)}
+KINDS = {"the guest": ("page", "guest"), "entry of the kernel": ("kernel",), "fault, lookup": ("fault", "lookup"),
+         "mapping": ("map",), "KVM_RUN, load, put": ("run", "load", "put"), "userfaultfd": ("wait", "provide"),
+         "schedule, wake": ("switch", "wake"), "return to userspace": ("user",)}
 
 
 def load_points(arch, path=ROOT / "bench" / "points"):
@@ -112,9 +114,10 @@ class Timeline:
 
     @property
     def stages(self):
-        """[(event, mean instructions until the next one)] of the usual path."""
+        """[(event, median, mean)] of the usual path, in instructions until the next event."""
         usual = self.usual
-        return [(event, statistics.fmean(f.takes[i] for f in usual)) for i, event in enumerate(usual[0].path)]
+        takes = list(zip(*(f.takes for f in usual)))
+        return [(event, statistics.median_low(t), statistics.fmean(t)) for event, t in zip(usual[0].path, takes)]
 
     def kinds(self):
         """{kind: mean instructions} over all faults."""
@@ -147,12 +150,11 @@ def distribution_table(name, timelines):
 
 
 def stage_table(name, mode, timeline):
-    """The lines of a mode's usual path, with where each stage begins."""
-    stages, at = timeline.stages, 0.0
+    """The lines of a mode's usual path: what follows each event, until the next."""
+    stages = timeline.stages
     share = 100 * len(timeline.usual) / len(timeline.faults)
-    yield f"{name}: the path of {share:.0f} % of {mode}'s faults, mean instructions"
-    yield f"{'at':>8}{'takes':>8}"
-    for event, takes in stages:
-        yield f"{at:8.0f}{takes:8.0f}  {WORDS.get(event, event)}"
-        at += takes
-    yield f"{at:8.0f}{'':8}  the next page"
+    yield f"{name}: the path of {share:.0f} % of {mode}'s faults, instructions from one event to the next"
+    yield f"{'median':>8}{'mean':>8}"
+    for event, median, mean in stages:
+        yield f"{median:8}{mean:8.0f}  {WORDS.get(event, event)}"
+    yield f"{sum(m for _, m, _ in stages):8}{sum(m for _, _, m in stages):8.0f}  to the next page"
