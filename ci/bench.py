@@ -201,10 +201,9 @@ def read_timelines(boot):
 
 
 def with_timeline(request):
-    """In nVHE what enters the guest is at an address of EL2's own, which the plugin cannot tell from the guest."""
-    if request.mode.name == "nvhe":
+    points = timeline.load_points(request.arch.name, request.mode.name)
+    if not points:
         return request
-    points = timeline.load_points(request.arch.name)
     return dataclasses.replace(request, timeline=timeline.plugin_arguments(points, request.kernel.with_suffix(".map")))
 
 
@@ -213,8 +212,7 @@ def tables(rows, timelines):
     yield "\n".join(table(rows))
     yield "\n".join(merit_lines(rows))
     for name, found in timelines.items():
-        if found:
-            yield "\n".join(timeline.distribution_table(name, found))
+        yield "\n".join(timeline.distribution_table(name, found) if found else [f"{name}: no timeline"])
 
 
 def write_stages(directory, timelines):

@@ -30,21 +30,18 @@ KINDS = {"the guest": ("page", "guest"), "entry of the kernel": ("kernel",), "fa
          "schedule, wake": ("switch", "wake"), "return to userspace": ("user",)}
 
 
-def load_points(arch, path=ROOT / "bench" / "points"):
-    """{name: function} for an architecture."""
+def load_points(arch, mode, path=ROOT / "bench" / "points"):
+    """{name: function} for a mode of an architecture; empty if it has no "enter"."""
     points = {}
-    want = "want name, architecture or all, function; and one that is called enter"
     for number, line in enumerate(path.read_text().splitlines(), 1):
         fields = line.split()
         if not fields or line.startswith("#"):
             continue
         if len(fields) != 3:
-            raise BadInput(f"{path}:{number}: {want}")
-        if fields[1] in ("all", arch):
+            raise BadInput(f"{path}:{number}: want name, architecture or all, function")
+        if fields[1] in ("all", arch, f"{arch}/{mode}"):
             points[fields[0]] = fields[2]
-    if "enter" not in points:
-        raise BadInput(f"{path}, {arch}: {want}")
-    return points
+    return points if "enter" in points else {}
 
 
 def plugin_arguments(points, system_map):
