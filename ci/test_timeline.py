@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 """What make bench makes of the events of single faults."""
+import contextlib
+import io
 import pathlib
+import re
 import tempfile
 import types
 import unittest
+import unittest.mock
 
 import arch
 import bench
 import plants
+import plot
 import timeline
 from bench import Row
 
@@ -99,6 +104,34 @@ class Timeline(unittest.TestCase):
         self.assertEqual(list(bench.merit_lines({"x86/npt": rows})),
                          ["x86/npt: fast_minor is 1.50 x (empty_exit + uffdio_continue + mapped = 60)"])
         self.assertEqual(list(bench.merit_lines({"x86/npt": rows[1:]})), [])
+
+
+class Pictures(unittest.TestCase):
+    def script(self, function, *arguments):
+        with unittest.mock.patch("plot.draw") as draw:
+            function("a", *arguments)
+        return draw.call_args[0][2]
+
+    def test_every_curve_is_drawn(self):
+        found = {f"mode_{i}": [(1, i)] for i in range(12)}
+        script = self.script(plot.curves, {"x86/npt": {**found, "empty": []}}, "x", "y", "", pathlib.Path())
+        for label in found:
+            self.assertIn(plot.quoted(label), script)
+        self.assertNotIn("empty", script)
+        self.assertEqual(len(set(re.findall(r"lc rgb \S+ dt \d", script))), 12)
+
+    def test_every_part_of_a_stack_is_drawn(self):
+        script = self.script(plot.stacks, {"x86/npt": {"a": {"one": 1, "two": 2}}}, ["one", "two"], "y", pathlib.Path())
+        self.assertIn('"a" 1.0 2.0', script)
+        with self.assertRaises(ValueError):
+            self.script(plot.stacks, {"x86/npt": {"a": {}}}, list("abcdefghi"), "y", pathlib.Path())
+
+    def test_no_picture_is_a_failure_but_not_the_first(self):
+        def fails():
+            raise arch.BadInput("no")
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.assertEqual([plot.afterwards(status, fails) for status in (0, 1)], [2, 1])
+        self.assertEqual(plot.afterwards(0, lambda: None), 0)
 
 
 class Plants(unittest.TestCase):
