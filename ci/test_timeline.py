@@ -58,6 +58,7 @@ class Timeline(unittest.TestCase):
         line = timeline.Timeline(faults)
         self.assertEqual(line.stages, [("page", 1, 1), ("kernel", 6, 8), ("fault", 16, 18), ("guest", 10, 11.5)])
         self.assertEqual(line.distribution(), (37, 37, 40, 40))
+        self.assertEqual(line.curve(), [(37, 0), (37, 50), (40, 100)])
 
     def test_the_usual_path(self):
         usual, tick = timeline.Fault(("page",), (5,)), timeline.Fault(("page", "kernel", "guest"), (1, 90, 5))

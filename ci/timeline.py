@@ -127,7 +127,7 @@ class Timeline:
     def curve(self):
         """[(instructions, per cent of the faults that take no more)]"""
         found, seen = collections.Counter(f.total for f in self.faults), 0
-        points = []
+        points = [(min(found), 0)]
         for total in sorted(found):
             seen += found[total]
             points.append((total, 100 * seen / len(self.faults)))
