@@ -152,7 +152,8 @@ def main(argv):
                 print(f"  {lines[-1]}", flush=True)
     finally:
         mutants.git(run.knob("TREE"), "checkout", "-q", "--", ".")
-    text = "\n".join([f"plants in {' and '.join(mutants.release_of(arch) for arch, _ in found)}", "", *lines]) + "\n"
+    releases = dict.fromkeys(mutants.release_of(arch) for arch, _ in found)
+    text = "\n".join([f"plants in {' and '.join(releases)}", "", *lines]) + "\n"
     (this.directory / "plants.txt").write_text(text)
     if len(found) == len(arch_.names()) and run.knob("BASE") == mutants.DEFAULT_BASE:
         (ROOT / "results" / "plants.txt").write_text(text)

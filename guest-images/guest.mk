@@ -121,10 +121,11 @@ kselftest = env $(ccache) $1 $(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(pr
 	CC="ccache $(compiler)" LDFLAGS=-static KHDR_INCLUDES="-isystem $(abspath $(headers))" \
 	EXTRA_CFLAGS="-DDEBUG -I$(abspath selftests) -I$(abspath bench) -Iinclude/$(kvm_tests)" $(addprefix $(abspath $(progs))/,$2)
 
+# ccache names an object relative to the source in the file of its dependencies, where make
+# looks for it by its path: put that there.
 programs: $(headers)/linux/kvm.h
 	@for p in $(wanted); do case " $(notdir $(ours) $(theirs)) " in *" $$p "*) ;; \
 		*) echo "guest.mk: no source for program $$p, named in $(case_files)" >&2; exit 2;; esac; done
-	@# ccache names what it has compiled relative to the source, and make knows it by its path.
 	@find $(progs) -name '*.d' -exec sed -i '1s,^[^ ]*programs/$(ARCH)/,$(abspath $(progs))/,' {} +
 	+@$(call step,upstream tests,upstream) $(call kselftest,,$(theirs))
 	+@$(call step,our tests,programs) $(call kselftest,TEST_GEN_PROGS="$(ours)" \
