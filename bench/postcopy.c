@@ -79,19 +79,23 @@ static void send_all(struct connection c, const void *data, size_t size)
 	transfer((ssize_t (*)(int, void *, size_t))write, c.out, (void *)data, size);
 }
 
-/* Of what only the source determines: not the guest's counter, not steal time. */
-static uint64_t checksum(const uint64_t *memory)
+/* Whether the destination writes to that word of the memory: the guest's counters, steal time. */
+static bool is_written(size_t index)
+{
+	size_t steal = STEAL_PAGE * WORDS + STEAL_WORD;
+
+	return index % WORDS == COUNTER || (index >= steal && index < steal + 8);
+}
+
+/* Of what the source alone determines. */
+static uint64_t checksum(const uint64_t *words)
 {
 	uint64_t sum = 0;
-	size_t page, word;
+	size_t i;
 
-	for (page = 0; page < PAGES; page++) {
-		for (word = 0; word < WORDS; word++) {
-			if (word == COUNTER || (page == STEAL_PAGE && word >= STEAL_WORD && word < STEAL_WORD + 8))
-				continue;
-			sum = (sum ^ memory[page * WORDS + word]) * 0x100000001b3ull;
-		}
-	}
+	for (i = 0; i < PAGES * WORDS; i++)
+		if (!is_written(i))
+			sum = (sum ^ words[i]) * 0x100000001b3ull;
 	return sum;
 }
 
@@ -142,8 +146,7 @@ static void source_main(void)
 
 	memory = calloc(PAGES, PAGE);
 	for (i = 0; i < PAGES * WORDS; i++)
-		memory[i] = i % WORDS == COUNTER || (i / WORDS == STEAL_PAGE && i % WORDS >= STEAL_WORD &&
-			    i % WORDS < STEAL_WORD + 8) ? 0 : (i + 1) * 0x9e3779b97f4a7c15ull;
+		memory[i] = is_written(i) ? 0 : (i + 1) * 0x9e3779b97f4a7c15ull;
 	for (i = 1; i < CONNECTIONS; i++)
 		TEST_ASSERT(!pthread_create(&thread, NULL, answer_requests, &there[i]), "pthread_create() should work");
 	receive(there[0], &go, 1);
