@@ -5,7 +5,7 @@
  * usage: postcopy fast|uffd LATENCY_US
  *
  * The source holds the memory and sends it in the background, page by page; a request for
- * one page is answered after LATENCY_US, on a connection of its own.  The destination has
+ * one page is answered after LATENCY_US, on a Unix socket of its own.  The destination has
  * the vCPUs, which access all pages, each in an order of its own: with "fast" an absent
  * page is an exit, and the vCPU's thread fetches it; with "uffd" a reader of the
  * userfaultfd does.  In both, accesses by KVM itself, here to steal time, reach a reader.
@@ -32,6 +32,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -51,12 +52,9 @@
 #define STEAL_PAGE	984
 #define STEAL_WORD	64
 
-/*
- * One connection for all that is pushed, and one for each thread that may fetch: two pipes
- * each, since the kernel that is tested has no sockets.
- */
+/* Unix sockets: one for all that is pushed, and one for each thread that may fetch. */
 #define CONNECTIONS	(1 + VCPUS + READERS)
-static struct connection { int in, out; } here[CONNECTIONS], there[CONNECTIONS];
+static int here[CONNECTIONS], there[CONNECTIONS];
 
 static void transfer(ssize_t (*io)(int, void *, size_t), int fd, void *data, size_t size)
 {
@@ -69,14 +67,14 @@ static void transfer(ssize_t (*io)(int, void *, size_t), int fd, void *data, siz
 	}
 }
 
-static void receive(struct connection c, void *data, size_t size)
+static void receive(int socket, void *data, size_t size)
 {
-	transfer(read, c.in, data, size);
+	transfer(read, socket, data, size);
 }
 
-static void send_all(struct connection c, const void *data, size_t size)
+static void send_all(int socket, const void *data, size_t size)
 {
-	transfer((ssize_t (*)(int, void *, size_t))write, c.out, (void *)data, size);
+	transfer((ssize_t (*)(int, void *, size_t))write, socket, (void *)data, size);
 }
 
 /* Whether the destination writes to that word of the memory: the guest's counters, steal time. */
@@ -105,15 +103,15 @@ static uint64_t *memory;
 static bool sent[PAGES];
 static unsigned int latency_us;
 
-static void *answer_requests(void *connection)
+static void *answer_requests(void *arg)
 {
-	struct connection *c = connection;
+	int socket = (intptr_t)arg;
 	uint32_t page;
 
-	while (read(c->in, &page, sizeof(page)) == sizeof(page)) {
+	while (read(socket, &page, sizeof(page)) == sizeof(page)) {
 		usleep(latency_us);
 		__atomic_store_n(&sent[page], true, __ATOMIC_RELAXED);
-		send_all(*c, memory + page * WORDS, PAGE);
+		send_all(socket, memory + page * WORDS, PAGE);
 	}
 	return NULL;
 }
@@ -148,7 +146,7 @@ static void source_main(void)
 	for (i = 0; i < PAGES * WORDS; i++)
 		memory[i] = is_written(i) ? 0 : (i + 1) * 0x9e3779b97f4a7c15ull;
 	for (i = 1; i < CONNECTIONS; i++)
-		TEST_ASSERT(!pthread_create(&thread, NULL, answer_requests, &there[i]), "pthread_create() should work");
+		TEST_ASSERT(!pthread_create(&thread, NULL, answer_requests, (void *)(intptr_t)there[i]), "pthread_create() should work");
 	receive(there[0], &go, 1);
 	hello.checksum = checksum(memory);
 	hello.stopped_ns = now_ns();
@@ -406,36 +404,11 @@ static void run_destination(const char *mode, bool fast)
 	print_result(mode, faults, first_run_ns - hello.stopped_ns, arrived_ns - first_run_ns);
 }
 
-static void connect_pipes(struct connection *from, struct connection *to)
-{
-	int fds[2];
-
-	TEST_ASSERT(!pipe(fds), "pipe() should work");
-	to->in = fds[0];
-	from->out = fds[1];
-}
-
-static void connect_both(struct connection *a, struct connection *b)
-{
-	connect_pipes(a, b);
-	connect_pipes(b, a);
-}
-
-static void close_all(struct connection *connections)
-{
-	int i;
-
-	for (i = 0; i < CONNECTIONS; i++) {
-		close(connections[i].in);
-		close(connections[i].out);
-	}
-}
-
 int main(int argc, char *argv[])
 {
 	bool fast = argc == 3 && !strcmp(argv[1], "fast");
+	int i, ends[2];
 	pid_t source;
-	int i;
 
 	if (argc != 3 || (!fast && strcmp(argv[1], "uffd"))) {
 		fprintf(stderr, "usage: %s fast|uffd LATENCY_US\n", argv[0]);
@@ -444,12 +417,16 @@ int main(int argc, char *argv[])
 	latency_us = atoi(argv[2]);
 	if (fast)
 		REQUIRE_FLAG();
-	for (i = 0; i < CONNECTIONS; i++)
-		connect_both(&here[i], &there[i]);
+	for (i = 0; i < CONNECTIONS; i++) {
+		TEST_ASSERT(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair() should work");
+		here[i] = ends[0];
+		there[i] = ends[1];
+	}
 	source = fork();
 	TEST_ASSERT(source >= 0, "fork() should work");
 	/* Each keeps its own ends, so that it notices if the other one is gone. */
-	close_all(source ? there : here);
+	for (i = 0; i < CONNECTIONS; i++)
+		close(source ? there[i] : here[i]);
 	if (!source) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		source_main();
