@@ -1,33 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How the delivery of faults scales: all vCPUs at once read pages that are absent, each
- * its own.
+ * How the delivery of faults scales: all vCPUs at once access pages that are absent, each
+ * its own, or all the same.
  *
- * usage: scale_bench MODE VCPUS
+ * usage: scale_bench MODE [VCPUS]	or that number in the environment, as "vcpus"
  *
- * Every vCPU and every reader has a CPU to itself, of BENCH_CPUS if that is set.  A marker instruction, which
- * real CPUs ignore and bench/lockstep/ notices, stands before and after the timed part,
- * in which nothing is created, entered for the first time, printed or verified.
+ * Every vCPU and every reader has a CPU to itself, of BENCH_CPUS if that is set.  A marker
+ * instruction, which real CPUs ignore and bench/lockstep/ notices, stands before and after
+ * each timed part, in which nothing is created, entered for the first time, printed or
+ * verified.  A page that all vCPUs access is counted once.
  *
- * Prints a JSON line to the file that BENCH_OUT names, or to stdout; results/README.md has
- * the format.
+ * Prints a JSON line for each timed part to the file that BENCH_OUT names, or to stdout;
+ * results/README.md has the format.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "delivery.h"
 
-#define WARM	512	/* pages of each vCPU that are not counted */
-#define TIMED	1024
+#define WARM	64	/* pages of each vCPU that are not counted */
+#define TIMED	256	/* of each timed part */
+#define PARTS	2	/* for lockstep to take another quantum for the second */
 
 static struct delivery d;
-static uint64_t ns;		/* of the timed part */
-static int ready, done;
-static bool go;
+static size_t warm_pages, timed_pages;	/* WARM and TIMED of the mode */
+static uint64_t ns[PARTS];	/* of the timed parts */
+static int ready, done;		/* how often vCPUs were, over all parts */
+static int go;			/* parts that have begun */
+static pthread_barrier_t warm;
 
 struct runner {
 	pthread_t thread;
-	struct batch warm, timed;
+	struct batch warm, timed[PARTS];
 };
 
 static void run_batch(struct batch *b)
@@ -37,77 +41,118 @@ static void run_batch(struct batch *b)
 }
 
 /* Nobody sleeps at a gate: waking them would take its time, one after another. */
-static void wait_for_all(int *count)
+static void wait_for_all(int *count, int part)
 {
-	while (__atomic_load_n(count, __ATOMIC_ACQUIRE) < d.vcpus)
+	while (__atomic_load_n(count, __ATOMIC_ACQUIRE) < (part + 1) * d.vcpus)
 		;
+}
+
+static void start_clock(int part)
+{
+	wait_for_all(&ready, part);
+	ns[part] = now_ns();
+	mark();
+	__atomic_store_n(&go, part + 1, __ATOMIC_RELEASE);
+}
+
+static void stop_clock(int part)
+{
+	wait_for_all(&done, part);
+	mark();
+	ns[part] = now_ns() - ns[part];
+}
+
+static void run_part(struct runner *r, int part, bool first)
+{
+	__atomic_add_fetch(&ready, 1, __ATOMIC_RELEASE);
+	if (first)
+		start_clock(part);
+	while (__atomic_load_n(&go, __ATOMIC_ACQUIRE) <= part)
+		;
+	run_batch(&r->timed[part]);
+	__atomic_add_fetch(&done, 1, __ATOMIC_RELEASE);
+	if (first)
+		stop_clock(part);
+	delivery_verify(&d, &r->timed[part]);
 }
 
 static void *vcpu_main(void *arg)
 {
 	struct runner *r = arg;
-	bool first = !r->timed.vcpu;
+	int part;
 
-	pin(r->timed.vcpu);
+	pin(r->warm.vcpu);
 	run_batch(&r->warm);
 	delivery_verify(&d, &r->warm);
-	__atomic_add_fetch(&ready, 1, __ATOMIC_RELEASE);
-	if (first) {
-		wait_for_all(&ready);
+	/* Here they do sleep: who is slow to arrive has the host to itself. */
+	if (pthread_barrier_wait(&warm) == PTHREAD_BARRIER_SERIAL_THREAD)
 		d.messages = 0;
-		ns = now_ns();
-		mark();
-		__atomic_store_n(&go, true, __ATOMIC_RELEASE);
-	}
-	while (!__atomic_load_n(&go, __ATOMIC_ACQUIRE))
-		;
-	run_batch(&r->timed);
-	__atomic_add_fetch(&done, 1, __ATOMIC_RELEASE);
-	if (first) {
-		wait_for_all(&done);
-		mark();
-		ns = now_ns() - ns;
-	}
-	delivery_verify(&d, &r->timed);
+	pthread_barrier_wait(&warm);
+	for (part = 0; part < PARTS; part++)
+		run_part(r, part, !r->warm.vcpu);
 	return NULL;
+}
+
+static struct runner runner_of(int vcpu)
+{
+	size_t first = d.m->overlap ? 0 : vcpu * (warm_pages + PARTS * timed_pages);
+	struct runner r = { .warm = { .vcpu = vcpu, .first = first, .count = warm_pages } };
+	int part;
+
+	for (part = 0; part < PARTS; part++)
+		r.timed[part] = (struct batch){ .vcpu = vcpu, .first = first + warm_pages + part * timed_pages,
+						.count = timed_pages };
+	return r;
 }
 
 static void run_all(void)
 {
 	static struct runner runners[MAX_VCPUS];
-	struct batch b;
-	int i;
+	uint64_t exits = 0, pages = PARTS * timed_pages;
+	int i, part;
 
+	pthread_barrier_init(&warm, NULL, d.vcpus);
 	for (i = 0; i < d.vcpus; i++) {
-		b = (struct batch){ .vcpu = i, .first = i * (WARM + TIMED), .count = WARM };
-		runners[i].warm = b;
-		b.first += WARM;
-		b.count = TIMED;
-		runners[i].timed = b;
+		runners[i] = runner_of(i);
 		TEST_ASSERT(!pthread_create(&runners[i].thread, NULL, vcpu_main, &runners[i]),
 			    "pthread_create() should work");
 	}
-	for (i = 0; i < d.vcpus; i++)
+	for (i = 0; i < d.vcpus; i++) {
 		pthread_join(runners[i].thread, NULL);
-	TEST_ASSERT(d.messages == mode_messages(d.m, d.vcpus * TIMED),
-		    "%d pages took %lu userfaultfd messages", d.vcpus * TIMED, d.messages);
+		for (part = 0; part < PARTS; part++)
+			exits += runners[i].timed[part].exits;
+	}
+	delivery_check_messages(&d, d.messages, pages, d.vcpus);
+	TEST_ASSERT(exits >= (mode_exits(d.m) ? pages : 0), "%zu pages took %lu exits of all vCPUs", pages, exits);
+}
+
+static bool print(FILE *out, int part)
+{
+	size_t times = d.m->overlap ? 1 : d.vcpus;
+
+	return fprintf(out, "{\"mode\": \"%s\", \"vcpus\": %d, \"pages\": %zu, \"warm\": %zu, \"ns\": %lu}\n", d.m->name,
+		       d.vcpus, times * timed_pages, part ? 0 : times * warm_pages, ns[part]) > 0;
 }
 
 int main(int argc, char *argv[])
 {
-	const struct mode *m = find_mode(argc == 3 ? argv[1] : "");
-	const char *path = getenv("BENCH_OUT");
-	int vcpus = argc == 3 ? atoi(argv[2]) : 0;
+	const struct mode *m = find_mode(argc > 1 ? argv[1] : "");
+	const char *path = getenv("BENCH_OUT"), *number = argc > 2 ? argv[2] : getenv("vcpus");
+	int vcpus = number ? atoi(number) : 0;
 	FILE *out;
+	int part;
 
 	if (!m || vcpus < 1 || vcpus > MAX_VCPUS) {
-		fprintf(stderr, "usage: %s MODE VCPUS, at most %d\n", argv[0], MAX_VCPUS);
+		fprintf(stderr, "usage: %s MODE [VCPUS], at most %d, or vcpus= in the environment\n", argv[0], MAX_VCPUS);
 		return 2;
 	}
-	delivery_start(&d, m, vcpus, WARM + TIMED, vcpus);
+	warm_pages = mode_pages(m, WARM);
+	timed_pages = mode_pages(m, TIMED);
+	mark_warm();
+	delivery_start(&d, m, vcpus, warm_pages + PARTS * timed_pages, vcpus);
 	run_all();
 	out = path ? fopen(path, "a") : stdout;
-	TEST_ASSERT(out && fprintf(out, "{\"mode\": \"%s\", \"vcpus\": %d, \"pages\": %d, \"ns\": %lu}\n", m->name, vcpus,
-				   vcpus * TIMED, ns) > 0, "%s should be writable", path);
+	for (part = 0; part < PARTS; part++)
+		TEST_ASSERT(out && print(out, part), "%s should be writable", path);
 	return fclose(out) ? 1 : 0;
 }

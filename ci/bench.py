@@ -30,7 +30,7 @@ PAIRS = 4
 # Of them, those that are written down event by event: the last pair.
 TIMED_PARTS = 2
 # A kind of fault, by who delivers it
-DELIVERED = re.compile(r"(?:uffd|sigbus|fast)_(missing|minor)(?:_sharded)?((?:_write)?)")
+DELIVERED = re.compile(r"(?:uffd|sigbus|fast)_(missing|minor)(?:_sharded)?((?:_[a-z]+)?)")
 # A fault that userspace resolves can't do without these: KVM_RUN returns and is called
 # again, the page is provided, and KVM maps it.
 FLOORS = {"fast_missing": ("empty_exit", "uffdio_copy", "mapped"),

@@ -36,12 +36,23 @@ GRACE_SECONDS = 45
 # around QEMU.  A guest that is slowed down would take more timer ticks per instruction.
 SLOWDOWN = 20
 # Host time that a CPU in lockstep waits for one that stands in QEMU itself
-LOCKSTEP_WAIT_US = 5000
+LOCKSTEP_WAIT_US = 20000
+# Grace periods of RCU are told in ticks, and those of a slow clock are long.
+LOCKSTEP_APPEND = "rcupdate.rcu_expedited=1"
+# For slots that are backed by hugetlb
+HUGEPAGES = {"bench": 330}
+FEW_HUGEPAGES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Lockstep:
-    quantum: int     # instructions
+    quanta: tuple    # instructions, of each timed part
+    vcpus: int
+    boot: int = 1    # which of several alike
+    profile: bool = False
+
+    def __str__(self):
+        return f"{self.vcpus}vcpus-{self.boot}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Request:
 
     @property
     def directory(self):
-        more = f"-{self.cpus}cpus-{self.lockstep.quantum}" if self.lockstep else ""
+        more = f"-{self.lockstep}" if self.lockstep else ""
         return f"{self.arch.name}-{self.mode.name}{more}"
 
     @property
@@ -111,9 +122,9 @@ def clock_parameters(request):
 
 
 def boot_parameters(request):
-    words = [request.arch.append, clock_parameters(request), request.mode.append, "panic=-1 oops=panic hugepages=16",
-             request.config.append, *request.environment,
-             request.arch.append_lockstep if request.lockstep else "",
+    words = [request.arch.append, clock_parameters(request), request.mode.append, "panic=-1 oops=panic",
+             f"hugepages={HUGEPAGES.get(request.kind, FEW_HUGEPAGES)}", request.config.append, *request.environment,
+             f"{request.arch.append_lockstep} {LOCKSTEP_APPEND}" if request.lockstep else "",
              "nokaslr norandmaps mitigations=off" if request.icount or request.lockstep else "",
              f"run={request.kind}", f"scale={request.scale}",
              f"timeout={request.timeout}" if request.timeout else "",
@@ -145,6 +156,18 @@ def console(path):
             "-serial", "chardev:console"]
 
 
+def device_tree(request, directory):
+    """QEMU's arguments for its own device tree, but for what the mode is to lack."""
+    if not request.mode.without:
+        return []
+    path = directory / "dtb"
+    subprocess.run([qemu_binary(request.qemu), "-nodefaults", "-display", "none", "-smp", str(request.cpus), "-cpu", request.arch.cpu_tcg,
+                    "-m", str(request.config.memory_mb), "-machine", f"{request.arch.machine},dumpdtb={path}"],
+                   check=True, capture_output=True, text=True, timeout=60)
+    subprocess.run(["fdtput", "-d", str(path), *request.mode.without.split()], check=True, capture_output=True, text=True, timeout=60)
+    return ["-dtb", str(path)]
+
+
 def machine(request, initramfs, parameters):
     """The part of the command line that a run and a shell have in common."""
     return [qemu_binary(request.qemu), "-nodefaults", "-no-user-config", "-display", "none",
@@ -155,12 +178,16 @@ def machine(request, initramfs, parameters):
             "-kernel", str(request.kernel), "-initrd", str(initramfs), "-append", parameters]
 
 
-def plugin(request, name, *arguments):
-    """QEMU's arguments for a plugin of bench/lockstep/, built for the API of this QEMU."""
+def plugin_path(request, name):
+    """A plugin of bench/lockstep/, built for the API of this QEMU."""
     version = re.search(r"version (\d+)\.(\d+)", subprocess.run([request.qemu, "--version"], capture_output=True,
                                                               text=True, check=False).stdout)
     api = 1 if not version or int(version[1]) < 9 else 2 if (version[1], version[2]) == ("9", "0") else 3
-    return ["-plugin", ",".join([str(request.host_ticks.with_name(f"{name}-{api}.so")), *arguments])]
+    return request.host_ticks.with_name(f"{name}-{api}.so")
+
+
+def plugin(request, name, *arguments):
+    return ["-plugin", ",".join([str(plugin_path(request, name)), *arguments])]
 
 
 def slow_clock(request):
@@ -178,22 +205,23 @@ def plugins(request, directory):
         return f"out={directory / name}".replace(",", ",,")
     found = []
     if request.lockstep:
-        found += plugin(request, "lockstep", f"quantum={request.lockstep.quantum}",
-                        f"timeout_us={LOCKSTEP_WAIT_US // SLOWDOWN}", out("lockstep"))
+        found += plugin(request, "lockstep", *(f"quantum={quantum}" for quantum in request.lockstep.quanta),
+                        f"wait_us={LOCKSTEP_WAIT_US}",
+                        f"profile={int(request.lockstep.profile)}", out("lockstep"))
     if request.timeline:
         found += plugin(request, "timeline", *request.timeline, out("timeline"))
     return found
 
 
 def command(request, directory):
-    return [*slow_clock(request), *machine(request, request.initramfs, boot_parameters(request)),
+    return [*slow_clock(request), *machine(request, request.initramfs, boot_parameters(request)), *device_tree(request, directory),
             *console(directory / "console.log"), "-device", "virtio-serial-device",
             *port("ktap", directory / "tests.ktap"), *port("bench", directory / "bench.jsonl"),
             *(port("gcov", directory / "gcov.raw") if request.coverage else []), *plugins(request, directory)]
 
 
 def shell_command(request, initramfs):
-    parameters = f"{request.arch.append} {clock_parameters(request)} {request.mode.append} panic=-1 quiet hugepages=16 run=shell"
+    parameters = f"{request.arch.append} {clock_parameters(request)} {request.mode.append} panic=-1 quiet hugepages={FEW_HUGEPAGES} run=shell"
     return [*machine(request, initramfs, parameters), "-serial", "mon:stdio"]
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import time
 import arch as arch_
 import cases as cases_
 import guest
+import ktap
 import splat
 from arch import ROOT, BadInput
 from verdict import Finding, Verdict, judge, worst
@@ -158,7 +160,9 @@ def series_hash(release):
 def metadata(request):
     """What makes a boot comparable with another; the keys are in results/README.md."""
     near = request.kernel.with_suffix
+    lockstep = {"plugin_sha256": sha256(guest.plugin_path(request, "lockstep"))} if request.lockstep else {}
     return {
+        **lockstep,
         "arch": request.arch.name, "mode": request.mode.name, "accel": request.accel,
         "config": request.config.name, "icount": request.icount, "cpus": request.cpus,
         "base": knob("BASE"), "series": knob("SERIES", "patched"),
@@ -201,20 +205,25 @@ class Boot:
 class Run:
     """The directory of a run, and the boots in it."""
 
-    def __init__(self, what):
-        results = pathlib.Path(knob("RESULTS", "results"))
-        stamp = time.strftime("%Y%m%d-%H%M%S")
+    def __init__(self, what, resume=None):
+        """@resume: the directory of a run that was cut off, instead of a new one."""
         self.what, self.boots = what, []
         self.policy, self.known = splat.load_policy(), cases_.load_known()
-        self.directory = make_directory(results, f"{stamp}-{what}")
+        if resume and not resume.resolve().name.endswith(f"-{what}"):
+            raise BadInput(f"RESUME={resume}: not the directory of a run of make {what}")
+        self.directory = resume.resolve() if resume else make_directory(
+            pathlib.Path(knob("RESULTS", "results")), f"{time.strftime('%Y%m%d-%H%M%S')}-{what}")
         self.unfinished = None  # the boot under way: if it stays, the run was cut off
 
     def boot(self, request):
         self.unfinished = request
         directory = self.directory / request.directory
-        make_room(directory)
         meta = metadata(request)
-        boot = self.judge(request, directory, guest.run(request, directory))
+        outcome = finished_outcome(directory, meta)
+        if not outcome:
+            make_room(directory)
+            outcome = guest.run(request, directory)
+        boot = self.judge(request, directory, outcome)
         boot.meta = meta
         save_verdict(boot)
         self.boots.append(boot)
@@ -272,6 +281,26 @@ class Run:
         # A known failure did not pass: among passed, failed and skipped, it is a skip.
         print(f"{passed} passed, {failed} failed, {skipped + known} skipped", flush=True)
         return max(int(verdict), 0)
+
+
+# What may differ between the boots of a run that was resumed
+NOT_IDENTITY = ("repository", "host")
+
+
+def finished_outcome(directory, meta):
+    """The Outcome of a boot that passed before the run was cut off; else there will be no directory."""
+    path = directory / "meta.json"
+    if not path.exists() or json.loads(path.read_text())["verdict"] != "pass":
+        shutil.rmtree(directory, ignore_errors=True)
+        return None
+    then = json.loads(path.read_text())
+    changed = [key for key, value in meta.items() if key not in NOT_IDENTITY and then.get(key) != value]
+    if changed:
+        raise BadInput(f"{path} was measured with another {', '.join(changed)}: start anew, without RESUME=")
+    stream = ktap.Stream()
+    for line in (directory / "tests.ktap").read_text(errors="replace").splitlines():
+        stream.feed(line)
+    return guest.Outcome(stream, "exited", "", then["seconds"])
 
 
 DISK_IS_FULL = "the disk is full: make room, run again"

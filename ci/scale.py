@@ -2,19 +2,29 @@
 # SPDX-License-Identifier: GPL-2.0
 """Measure how the delivery of faults scales with vCPUs, in lockstep virtual time.
 
-usage: scale.py [--plan] ARCH...    (what make scale calls; knobs: see run.py)
+usage: scale.py [--plan] ARCH...    (what make scale calls; knobs: see run.py, and below)
 
-A boot is an architecture, a number of vCPUs and a quantum.  Its CPUs are held together by
+A boot is an architecture and a number of vCPUs.  Its CPUs are held together by
 bench/lockstep/; a figure is pages resolved per million instructions of the critical path.
 That is a model of serialisation: no caches, no coherence.  Each is measured with two
 quanta, and what they differ by is the method's error.
 
+	FULL=1         all modes instead of those of the published table, to 32 vCPUs
+	               instead of 8, in three boots instead of one
+	VCPUS, BOOTS   other numbers of vCPUs, and of boots
+	RESUME         the directory of a run that was cut off, to go on with
+
 Exit status: ci/verdict.py has the list.
 """
+import collections
 import dataclasses
 import json
+import os
+import pathlib
 import re
+import statistics
 import sys
+import time
 
 import guest
 import plot
@@ -22,31 +32,73 @@ import run
 from arch import ROOT, BadInput
 from verdict import Finding, Verdict
 
-# The first is the one that the table has.  Longer ones let a CPU spin for a lock whose
+# The first is the one that the tables have.  Longer ones let a CPU spin for a lock whose
 # holder has used its quantum up; shorter ones cost host time.
 QUANTA = (250, 500)
-# The modes of the published table, and the fair peer
-WITHOUT, WITH, SHARDED = "uffd_minor", "fast_minor", "uffd_minor_sharded"
+# The modes of the published table, the fair peer, and what no delivery costs
+WITHOUT, WITH, SHARDED, MAPPED = "uffd_minor", "fast_minor", "uffd_minor_sharded", "mapped"
+VCPUS = {False: "1 2 4 8", True: "1 2 4 8 16 32"}
+BOOTS = {False: 1, True: 3}
+# NR_CPUS of the guest
+MAX_CPUS = 64
+# Above that, in per cent, a point is marked
+MOST_SPREAD = 3
 MARK = re.compile(r"mark (\d+) (\d+)")
+SAMPLE = re.compile(r"sample ([0-9a-f]+) (\d+)")
 END = re.compile(r"end (\d+) quanta=(\d+) timeouts=(\d+) idle=(\d+)")
 
+
+def full():
+    return run.knob("FULL", "0") == "1"
+
+
+def numbers_of_vcpus():
+    text = run.knob("VCPUS", VCPUS[full()])
+    numbers = [int(word) for word in text.split() if word.isdigit()]
+    if len(numbers) != len(text.split()) or not numbers or not all(0 < n <= MAX_CPUS // 2 for n in numbers):
+        raise BadInput(f"VCPUS={text}: want numbers from 1 to {MAX_CPUS // 2}")
+    return sorted(set(numbers))
+
+
+def check_knobs():
+    numbers_of_vcpus()
+    if not run.number_knob("BOOTS", BOOTS[full()]):
+        raise BadInput("BOOTS=0: want one at least")
+    if not full() and not run.knob("CASES"):
+        os.environ["CASES"] = " ".join((MAPPED, WITHOUT, SHARDED, WITH))
+
+
+def with_lockstep(request, vcpus, boot=1, profile=False):
+    """A reader for each vCPU, and one CPU for everything else, if there are so many."""
+    return dataclasses.replace(request, cpus=min(2 * vcpus + 1, MAX_CPUS),
+                               lockstep=guest.Lockstep(QUANTA, vcpus, boot, profile),
+                               environment=(*request.environment, f"vcpus={vcpus}", "instruction_ns=1"))
+
+
 def requests(archs):
-    """One Request for each number of vCPUs and quantum, the CPUs as that takes."""
-    for request in run.requests(archs, "scale", default_mode=True):
-        for vcpus in sorted({int(case.command[2]) for case in request.cases}):
-            cases = tuple(case for case in request.cases if case.command[2] == str(vcpus))
-            for quantum in QUANTA:
-                # A reader for each vCPU, and one for everything else
-                yield vcpus, dataclasses.replace(request, cases=cases, cpus=2 * vcpus + 1,
-                                                 lockstep=guest.Lockstep(quantum))
+    """One Request a boot; every point once, then every point again."""
+    plain = list(run.requests(archs, "scale", default_mode=True))
+    for boot in range(1, run.number_knob("BOOTS", BOOTS[full()]) + 1):
+        for vcpus in numbers_of_vcpus():
+            yield from (with_lockstep(request, vcpus, boot) for request in plain)
+
 
 def read_lockstep(path):
-    """([virtual time of each marker], the fields of the last line)"""
+    """([virtual time of each marker], [{address: samples} of each part], the last line's fields)"""
     text = path.read_text()
     end = END.search(text)
     if not end:
         raise BadInput(f"{path} has no end: QEMU or its plugin was cut off")
-    return [int(time) for _, time in MARK.findall(text)], [int(field) for field in end.groups()]
+    marks, samples = [], []
+    for line in text.splitlines():
+        if MARK.fullmatch(line):
+            marks.append(int(line.split()[2]))
+            samples += [{}] if len(marks) % 2 == 0 else []
+        elif SAMPLE.fullmatch(line) and samples:
+            address, count = line.split()[1:]
+            samples[-1][int(address, 16)] = int(count)
+    return marks, samples, [int(field) for field in end.groups()]
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:
@@ -55,114 +107,201 @@ class Point:
     quantum: int
     rate: float      # pages per million instructions of the critical path
 
-def points_of(boot, vcpus):
+
+def points_of(boot):
     """What one boot has measured.  Problems become findings of the boot."""
-    passed = [r.name for r in boot.outcome.stream.results if r.status == "pass"]
+    # Each case has a timed part for each quantum.
+    parts = [(r.name, quantum) for r in boot.outcome.stream.results if r.status == "pass" for quantum in QUANTA]
+    lockstep = boot.request.lockstep
     try:
-        marks, (_, quanta, timeouts, idle) = read_lockstep(boot.directory / "lockstep")
+        marks, _, (_, quanta, timeouts, idle) = read_lockstep(boot.directory / "lockstep")
         records = [json.loads(line) for line in (boot.directory / "bench.jsonl").read_text().splitlines()]
-        if len(marks) != 2 * len(passed) or len(records) != len(passed):
-            raise BadInput(f"{len(passed)} cases passed, with {len(records)} records and {len(marks)} markers")
+        if len(marks) != 2 * len(parts) or [r["mode"] for r in records] != [mode for mode, _ in parts]:
+            raise BadInput(f"{len(parts)} timed parts, with {len(records)} records and {len(marks)} markers")
+        if any(r["vcpus"] != lockstep.vcpus for r in records):
+            raise BadInput(f"bench.jsonl is of another number of vCPUs than {lockstep.vcpus}")
         times = [end - start for start, end in zip(marks[::2], marks[1::2])]
-        boot.meta["lockstep"] = {"quantum": boot.request.lockstep.quantum, "timeouts": timeouts / quanta,
-                                 "idle": idle / quanta / boot.request.cpus}
-        return [Point(r["mode"], vcpus, boot.request.lockstep.quantum, r["pages"] * 1e6 / time)
-                for r, time in zip(records, times)]
+        boot.meta["lockstep"] = {"quanta": QUANTA, "vcpus": lockstep.vcpus, "boot": lockstep.boot,
+                                 "timeouts": timeouts / quanta, "idle": idle / quanta / boot.request.cpus}
+        return [Point(mode, lockstep.vcpus, quantum, r["pages"] * 1e6 / time)
+                for (mode, quantum), r, time in zip(parts, records, times)]
     except (BadInput, OSError, ValueError, KeyError, ZeroDivisionError) as error:
         boot.findings.append(Finding(Verdict.HARNESS, "", f"not measured: {error}", "lockstep"))
         return []
 
-def rate(points, mode, vcpus, quantum=QUANTA[0]):
-    return next((p.rate for p in points if (p.mode, p.vcpus, p.quantum) == (mode, vcpus, quantum)), None)
 
-def efficiency(points, mode, vcpus):
-    here, single = rate(points, mode, vcpus), rate(points, mode, 1)
-    return f"{100 * here / vcpus / single:.0f}%" if here and single else "-"
+class Rates:
+    """The points of one architecture, asked for by mode, number of vCPUs and quantum."""
 
-def error(points, mode, vcpus):
-    here, other = (rate(points, mode, vcpus, quantum) for quantum in QUANTA)
-    return f"{100 * abs(here - other) / here:.0f}%" if here and other else "-"
+    def __init__(self, points):
+        self.points = collections.defaultdict(list)
+        for p in points:
+            self.points[p.mode, p.vcpus, p.quantum].append(p.rate)
+        self.modes = list(dict.fromkeys(p.mode for p in points))
+        self.numbers = sorted({p.vcpus for p in points})
 
-def ratio(points, mode, other, vcpus):
-    here, there = rate(points, mode, vcpus), rate(points, other, vcpus)
-    return f"{here / there:.2f}x" if here and there else "-"
+    def rate(self, mode, vcpus, quantum=QUANTA[0]):
+        """The mean over all boots, or None."""
+        found = self.points.get((mode, vcpus, quantum))
+        return statistics.fmean(found) if found else None
 
-def number(value):
-    return "-" if value is None else f"{value:.0f}"
+    def ratio(self, mode, other, vcpus):
+        here, there = self.rate(mode, vcpus), self.rate(other, vcpus)
+        return here / there if here and there else None
+
+    def efficiency(self, mode, vcpus):
+        """Per cent of the rate of one vCPU times their number; of pages that all share, of one's."""
+        here, single = self.rate(mode, vcpus), self.rate(mode, 1)
+        times = 1 if mode.endswith("_overlap") else vcpus
+        return 100 * here / times / single if here and single else None
+
+    def error(self, mode, vcpus):
+        """Per cent that the quanta differ by."""
+        here, other = (self.rate(mode, vcpus, quantum) for quantum in QUANTA)
+        return 100 * abs(here - other) / here if here and other else None
+
+    def spread(self, mode, vcpus):
+        """Per cent that the boots differ by, of their mean."""
+        found = self.points.get((mode, vcpus, QUANTA[0]), [])
+        return 100 * (max(found) - min(found)) / statistics.fmean(found) if len(found) > 1 else None
+
+
+def number(value, suffix="", digits=0):
+    return "-" if value is None else f"{value:.{digits}f}{suffix}"
+
 
 def load_published(path=ROOT / "bench" / "published"):
     """{vCPUs: (without, with)} in thousands of pages a second."""
     rows = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
     return {int(vcpus): (int(without), int(with_)) for vcpus, without, with_ in rows}
 
-def rates_table(points, numbers):
-    """Every mode's rate, efficiency and error."""
-    modes = list(dict.fromkeys(p.mode for p in points))
-    yield f"{'vCPUs':>5}" + "".join(f"{mode.replace('_sharded', '_shard'):>17}" for mode in modes)
-    for n in numbers:
-        yield f"{n:5}" + "".join(f"{number(rate(points, m, n)):>7}{efficiency(points, m, n):>6}{error(points, m, n):>4}"
-                                 for m in modes)
 
-def ratio_table(points, numbers):
+def error_cell(rates, mode, vcpus):
+    error, spread = rates.error(mode, vcpus), rates.spread(mode, vcpus)
+    mark = "!" if (spread or 0) > MOST_SPREAD else ""
+    return number(error) + ("" if spread is None else f"/{number(spread)}{mark}")
+
+
+def block(title, rates, cell):
+    yield f"{title:30}" + "".join(f"{n:>7}" for n in rates.numbers)
+    for mode in rates.modes:
+        yield f"{mode:30}" + "".join(f"{cell(mode, n):>7}" for n in rates.numbers)
+
+
+def rate_tables(rates):
+    """What there is for every mode: rates, efficiency, errors."""
+    yield from block("rate; vCPUs:", rates, lambda mode, n: number(rates.rate(mode, n)))
+    yield ""
+    yield from block("% of as many single vCPUs:", rates, lambda mode, n: number(rates.efficiency(mode, n)))
+    yield ""
+    yield from block("error in %: quanta/boots", rates, lambda mode, n: error_cell(rates, mode, n))
+
+
+def ratio_table(rates):
     """The columns of the published table, and the fair peer's."""
     published = load_published()
     yield f"{'vCPUs':>5}{'without':>9}{'with':>7}{'ratio':>8}{'published':>11}{'vs sharded':>12}{'per vCPU, with':>16}"
-    for n in numbers:
-        here = rate(points, WITH, n)
-        shape = f"{published[n][1] / published[n][0]:.1f}x" if n in published else "-"
-        yield (f"{n:5}{number(rate(points, WITHOUT, n)):>9}{number(here):>7}{ratio(points, WITH, WITHOUT, n):>8}"
-               f"{shape:>11}{ratio(points, WITH, SHARDED, n):>12}{number(here and here / n):>16}")
+    for n in rates.numbers:
+        here = rates.rate(WITH, n)
+        shape = published[n][1] / published[n][0] if n in published else None
+        yield (f"{n:5}{number(rates.rate(WITHOUT, n)):>9}{number(here):>7}{number(rates.ratio(WITH, WITHOUT, n), 'x', 2):>8}"
+               f"{number(shape, 'x', 1):>11}{number(rates.ratio(WITH, SHARDED, n), 'x', 2):>12}"
+               f"{number(here and here / n):>16}")
+
 
 def table(name, points):
     """The lines of one architecture's tables."""
-    numbers = sorted({p.vcpus for p in points})
+    rates = Rates(points)
     yield f"{name}: pages per million instructions of critical path, all vCPUs"
     yield "lockstep model: serialisation only, no caches, no coherence"
-    yield from rates_table(points, numbers)
-    if {WITH, WITHOUT} <= {p.mode for p in points}:
+    yield from rate_tables(rates)
+    if {WITH, WITHOUT} <= set(rates.modes):
         yield ""
-        yield from ratio_table(points, numbers)
+        yield from ratio_table(rates)
 
-def draw(directory, found):
-    charts = {}
-    for name, points in found.items():
-        charts[name] = {mode: [(p.vcpus, p.rate) for p in points if (p.mode, p.quantum) == (mode, QUANTA[0])]
-                        for mode in dict.fromkeys(p.mode for p in points)}
-        single = rate(points, WITH, 1)
-        if single:
-            charts[name][f"{WITH}, ideal"] = [(n, n * single) for n in sorted({p.vcpus for p in points})]
-    plot.curves("scaling", charts, "vCPUs", "pages per million instructions of critical path",
-                "set logscale xy 2\nset key top left", directory)
-    ratios = {f"{name}, lockstep model": [(n, rate(points, WITH, n) / rate(points, WITHOUT, n)) for n in
-                                         sorted({p.vcpus for p in points}) if rate(points, WITH, n) and rate(points, WITHOUT, n)]
-              for name, points in found.items()}
+
+def curves_of(rates):
+    found = {mode: [(n, rates.rate(mode, n)) for n in rates.numbers if rates.rate(mode, n)]
+             for mode in (MAPPED, WITHOUT, SHARDED, WITH) if mode in rates.modes}
+    single = rates.rate(WITH, 1)
+    if single:
+        found[f"{WITH}, ideal"] = [(n, n * single) for n in rates.numbers]
+    return found
+
+
+def draw(directory, points):
+    found = {name: Rates(p) for name, p in points.items()}
+    plot.curves("scaling", {name: curves_of(rates) for name, rates in found.items()}, "vCPUs",
+                "pages per million instructions of critical path", "set logscale xy 2\nset key top left", directory)
+    ratios = {f"{name}, lockstep model": [(n, rates.ratio(WITH, WITHOUT, n)) for n in rates.numbers if rates.ratio(WITH, WITHOUT, n)]
+              for name, rates in found.items()}
     ratios["published, x86, hardware, 2023"] = [(n, with_ / without) for n, (without, with_) in load_published().items()]
     plot.curves("ratio", {"one userfaultfd, shape alone": ratios}, "vCPUs", "with the flag, as a multiple of without",
                 "set logscale xy 2\nset key top left", directory)
 
+
 def method(boots):
-    worst = max((b.meta.get("lockstep", {}).get("timeouts", 0) for b in boots), default=0)
-    idle = [b.meta["lockstep"]["idle"] for b in boots if "lockstep" in b.meta]
-    return (f"in each column: rate; of the rate of one vCPU times their number; quantum {QUANTA[0]} against\n"
-            f"{QUANTA[1]}, the method's error.  Time-outs per quantum: at most {worst:.4f}; idle CPUs: "
-            f"{100 * min(idle, default=0):.0f} to {100 * max(idle, default=0):.0f} %\n"
-            "published: by its authors, on x86 hardware, 2023 (bench/published); only the ratio can be compared")
+    measured = [b.meta["lockstep"] for b in boots if "lockstep" in b.meta]
+    most = max((m["timeouts"] for m in measured), default=0)
+    idle = [100 * m["idle"] for m in measured]
+    return (f"rate: with a quantum of {QUANTA[0]} instructions, mean over the boots.  Error: of the method, which is\n"
+            f"what a quantum of {QUANTA[1]} gives instead, and the range over {max((m['boot'] for m in measured), default=0)} boots, "
+            f"\"!\" above {MOST_SPREAD} %.\nOf vCPUs that overlap, efficiency is in single vCPUs' rate.  Time-outs per quantum: at most "
+            f"{most:.4f};\nidle CPUs: {min(idle, default=0):.0f} to {max(idle, default=0):.0f} %.  published: by its authors, on x86 "
+            "hardware, 2023\n(bench/published); only the ratio can be compared")
+
+
+class Progress:
+    """How long it may still take: a boot's share is what it has to execute, by a rule of thumb."""
+
+    def __init__(self, wanted):
+        self.left, self.done, self.spent = sum(map(self.weight, wanted)), 0, 0
+
+    @staticmethod
+    def weight(request):
+        return len(request.cases) * (request.lockstep.vcpus + 2)
+
+    def __str__(self):
+        minutes = self.spent / self.done * self.left / 60 if self.done else 0
+        return f", some {minutes:.0f} min left" if minutes >= 1 else ""
+
+    def add(self, request, seconds):
+        self.left -= self.weight(request)
+        if seconds > 1:   # else it had been measured before
+            self.done, self.spent = self.done + self.weight(request), self.spent + seconds
+
+
+def measure(this, wanted):
+    """{architecture/mode: [Point]}; what there is if it is cut off as well."""
+    points, progress = collections.defaultdict(list), Progress(wanted)
+    for n, request in enumerate(wanted, 1):
+        lockstep = request.lockstep
+        print(f"  {n}/{len(wanted)}  {request.name}, {lockstep.vcpus} vCPUs, "
+              f"boot {lockstep.boot}{progress}", flush=True)
+        start = time.monotonic()
+        try:
+            points[request.name] += points_of(this.boot(request))
+        except KeyboardInterrupt:
+            break
+        progress.add(request, time.monotonic() - start)
+    return {name: found for name, found in points.items() if found}
+
 
 def scale(archs):
     plot.check()
+    check_knobs()
     if archs[:1] == ["--plan"]:
         return run.show_plan(run.plan(archs[1:], "scale", default_mode=True))
     wanted = list(requests(archs))
-    this, points = run.Run("scale"), {}
-    try:
-        for number, (vcpus, request) in enumerate(wanted, 1):
-            print(f"  {number}/{len(wanted)}  {request.name}, {vcpus} vCPUs, quantum {request.lockstep.quantum}", flush=True)
-            points.setdefault(request.name, []).extend(points_of(this.boot(request), vcpus))
-    finally:
-        points = {name: found for name, found in points.items() if found}
-        tables = ["\n".join(table(name, found)) for name, found in points.items()]
-        status = this.finish("\n\n".join([*tables, method(this.boots)]) + "\n" if tables else "")
+    this = run.Run("scale", pathlib.Path(run.knob("RESUME")) if run.knob("RESUME") else None)
+    points = measure(this, wanted)
+    tables = ["\n".join(table(name, found)) for name, found in points.items()]
+    status = this.finish("\n\n".join([*tables, method(this.boots)]) + "\n" if tables else "")
+    if len(this.boots) < len(wanted):
+        print(f"scale: cut off; to go on: make scale {'FULL=1 ' if full() else ''}RESUME={this.directory}", file=sys.stderr)
+        return int(Verdict.INTERRUPTED)
     return plot.afterwards(status, draw, this.directory, points) if points else status
+
 
 if __name__ == "__main__":
     sys.exit(run.main(scale, sys.argv[1:]))

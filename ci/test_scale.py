@@ -4,16 +4,18 @@ import pathlib
 import tempfile
 import types
 import unittest
+import unittest.mock
 
 import arch
 import cases
+import guest
 import scale
 from scale import Point
 from verdict import Verdict
 
 
 class Reading(unittest.TestCase):
-    def boot(self, lockstep, bench, cases=("a_2",)):
+    def boot(self, lockstep, bench, cases=("a",)):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         for name, text in (("lockstep", lockstep), ("bench.jsonl", bench)):
@@ -21,56 +23,102 @@ class Reading(unittest.TestCase):
         results = [types.SimpleNamespace(name=name, status="pass") for name in cases]
         return types.SimpleNamespace(directory=pathlib.Path(directory.name), findings=[], meta={},
                                      outcome=types.SimpleNamespace(stream=types.SimpleNamespace(results=results)),
-                                     request=types.SimpleNamespace(cpus=4, lockstep=types.SimpleNamespace(quantum=250)))
+                                     request=types.SimpleNamespace(cpus=4, lockstep=guest.Lockstep(scale.QUANTA, 2)))
 
-    RECORD = '{"mode": "a", "vcpus": 2, "pages": 2048}\n'
+    RECORD = '{"mode": "a", "vcpus": 2, "pages": 2048}\n' * 2
+    MARKS = "mark 0 1000000\nmark 0 9000000\nmark 0 20000000\nmark 0 36000000\n"
     END = "end 90000000 quanta=1000 timeouts=10 idle=2000\n"
 
     def test_a_point(self):
-        boot = self.boot(f"mark 0 1000000\nmark 0 9000000\n{self.END}", self.RECORD)
-        self.assertEqual(scale.points_of(boot, 2), [Point("a", 2, 250, 256.0)])
-        self.assertEqual(boot.meta["lockstep"], {"quantum": 250, "timeouts": 0.01, "idle": 0.5})
+        boot = self.boot(self.MARKS + self.END, self.RECORD)
+        self.assertEqual(scale.points_of(boot), [Point("a", 2, 250, 256.0), Point("a", 2, 500, 128.0)])
+        self.assertEqual(boot.meta["lockstep"], {"quanta": (250, 500), "vcpus": 2, "boot": 1, "timeouts": 0.01, "idle": 0.5})
         self.assertEqual(boot.findings, [])
 
     def test_what_is_no_measurement(self):
-        marks = "mark 0 1000000\nmark 0 9000000\n"
+        marks = self.MARKS
         for lockstep, bench in ((marks, self.RECORD), ("mark 0 1\n" + self.END, self.RECORD), (marks + self.END, ""),
-                                (marks + self.END, "{"), ("mark 0 5\nmark 0 5\n" + self.END, self.RECORD)):
+                                (marks + self.END, "{"), (marks + self.END, self.RECORD.replace("2,", "4,")),
+                                (marks + self.END, self.RECORD.replace("a", "b")), ("mark 0 5\n" * 4 + self.END, self.RECORD)):
             boot = self.boot(lockstep, bench)
-            self.assertEqual(scale.points_of(boot, 2), [])
+            self.assertEqual(scale.points_of(boot), [])
             self.assertEqual([f.verdict for f in boot.findings], [Verdict.HARNESS])
 
     def test_one_end_mark_too_many(self):
-        boot = self.boot("mark 0 1\nmark 0 2\nmark 0 3\n" + self.END, self.RECORD)
-        self.assertEqual(scale.points_of(boot, 2), [])
+        boot = self.boot(self.MARKS + "mark 0 40000000\n" + self.END, self.RECORD)
+        self.assertEqual(scale.points_of(boot), [])
+
+    def test_samples_are_of_the_part_that_ends(self):
+        boot = self.boot(f"mark 0 1\nmark 0 2\nsample ffff 3\nmark 0 3\nmark 0 4\n{self.END}", "")
+        marks, samples, _ = scale.read_lockstep(boot.directory / "lockstep")
+        self.assertEqual((marks, samples), ([1, 2, 3, 4], [{0xffff: 3}, {}]))
 
 
 class Table(unittest.TestCase):
-    POINTS = [Point("a", 1, 250, 100.0), Point("a", 1, 500, 99.0), Point("a", 4, 250, 300.0), Point("a", 4, 500, 270.0)]
+    POINTS = [Point("a", 1, 250, 100.0), Point("a", 1, 500, 99.0), Point("a", 4, 250, 305.0), Point("a", 4, 250, 295.0),
+              Point("a", 4, 500, 270.0)]
 
     def test_figures_of_a_point(self):
-        self.assertEqual([f(self.POINTS, "a", 4) for f in (scale.rate, scale.efficiency, scale.error)], [300.0, "75%", "10%"])
-        self.assertEqual(scale.efficiency(self.POINTS, "a", 1), "100%")
+        rates = scale.Rates(self.POINTS)
+        self.assertEqual([f("a", 4) for f in (rates.rate, rates.efficiency, rates.error)], [300, 75, 10])
+        self.assertAlmostEqual(rates.spread("a", 4), 10 / 3)
+        self.assertEqual((rates.efficiency("a", 1), rates.spread("a", 1)), (100, None))
+
+    def test_a_point_whose_boots_differ_says_so(self):
+        rates = scale.Rates(self.POINTS)
+        self.assertEqual([scale.error_cell(rates, "a", n) for n in (1, 4)], ["1", "10/3!"])
 
     def test_a_point_of_one_quantum_has_no_error(self):
-        self.assertEqual(scale.error(self.POINTS[:3], "a", 4), "-")
+        self.assertIsNone(scale.Rates(self.POINTS[:3]).error("a", 4))
+
+    def test_pages_that_all_share_are_counted_once(self):
+        rates = scale.Rates([Point("a_overlap", n, 250, 100.0) for n in (1, 8)])
+        self.assertEqual(rates.efficiency("a_overlap", 8), 100)
 
     def test_columns_of_the_published_table(self):
         points = [Point(mode, n, 250, r) for mode, n, r in (("uffd_minor", 8, 50.0), ("fast_minor", 8, 400.0))]
-        self.assertEqual(list(scale.ratio_table(points, [8]))[1].split(), ["8", "50", "400", "8.00x", "8.0x", "-", "50"])
+        self.assertEqual(list(scale.ratio_table(scale.Rates(points)))[1].split(), ["8", "50", "400", "8.00x", "8.0x", "-", "50"])
         self.assertEqual(scale.load_published()[256], (36, 4012))
 
     def test_a_screen_of_72_columns(self):
-        modes = ("mapped", "uffd_minor", "uffd_minor_sharded", "fast_minor")
-        points = [Point(mode, 16, quantum, 123456.0) for mode in modes for quantum in scale.QUANTA]
+        modes = [case.command[1] for case in cases.load(arch.ROOT / "bench" / "scale")]
+        points = [Point(mode, n, quantum, 23456.0) for mode in modes for n in (1, 2, 4, 8, 16, 32) for quantum in scale.QUANTA]
         for line in scale.table("arm64/nvhe", points):
-            self.assertLessEqual(len(line), 74)
+            self.assertLessEqual(len(line), 72)
 
     def test_it_says_what_it_is(self):
         self.assertIn("lockstep model", "\n".join(scale.table("x86/npt", self.POINTS)))
 
 
+class Knobs(unittest.TestCase):
+    def numbers(self, **knobs):
+        with unittest.mock.patch.dict("os.environ", knobs, clear=True):
+            return scale.numbers_of_vcpus()
+
+    def test_numbers_of_vcpus(self):
+        self.assertEqual(self.numbers(), [1, 2, 4, 8])
+        self.assertEqual(self.numbers(FULL="1")[-1], 32)
+        self.assertEqual(self.numbers(VCPUS="8 2 2"), [2, 8])
+        for wrong in ("0", "33", "two", "-1"):
+            with self.assertRaisesRegex(arch.BadInput, f"VCPUS={wrong}: want numbers"):
+                self.numbers(VCPUS=wrong)
+
+    def test_a_machine_has_a_cpu_for_each(self):
+        request = guest.Request(arch.load("x86"), arch.load("x86").modes[0], "scale", (), None, None, None, "")
+        for vcpus, cpus in ((1, 3), (8, 17), (31, 63), (32, 64)):
+            made = scale.with_lockstep(request, vcpus)
+            self.assertEqual((made.cpus, made.environment), (cpus, (f"vcpus={vcpus}", "instruction_ns=1")))
+
+    def test_time_left(self):
+        request = guest.Request(None, None, "scale", (1, 2), None, None, None, "")
+        wanted = [scale.with_lockstep(request, n) for n in (2, 2, 6)]
+        progress = scale.Progress(wanted)
+        self.assertEqual(str(progress), "")
+        progress.add(wanted[0], 600)
+        self.assertEqual(str(progress), ", some 30 min left")
+
+
 class Cases(unittest.TestCase):
     def test_names_say_what_is_run(self):
         for case in cases.load(arch.ROOT / "bench" / "scale"):
-            self.assertEqual(case.name, f"{case.command[1]}_{case.command[2]}")
+            self.assertEqual((case.name,), case.command[1:])

@@ -8,7 +8,9 @@
  *   cases=a,b,...          the cases to run, in this order
  *   scale=N                multiply each time limit, for a slow machine
  *   timeout=N              seconds for each case, instead of its own limit
- *   seed=N stress=N ops=N  for the cases, which inherit the environment
+ *   seed=N stress=N ops=N vcpus=N instruction_ns=1
+ *                          for the cases, which inherit the environment; the last: an
+ *                          instruction is a nanosecond, since time means nothing here
  *
  * What goes over the "ktap" port, in this order:
  *   KTAP version 1, 1..N   the plan first, so that a missing result is noticed
@@ -183,7 +185,7 @@ static void report_facts(void)
 	fprintf(ktap, "# fact page_size=%ld\n", sysconf(_SC_PAGESIZE));
 	fprintf(ktap, "# fact kvm=%s\n", access("/dev/kvm", R_OK | W_OK) ? "missing" : "present");
 	/* What cases read from their environment, which the kernel has handed on */
-	for (const char **name = (const char *[]){ "seed", "stress", "ops", NULL }; *name; name++)
+	for (const char **name = (const char *[]){ "seed", "stress", "ops", "vcpus", "instruction_ns", NULL }; *name; name++)
 		if (getenv(*name))
 			fprintf(ktap, "# fact %s=%s\n", *name, getenv(*name));
 }

@@ -19,8 +19,8 @@ cpu_kvm      = host
 append       = console=ttyS0 reboot=t tsc=reliable kvm_amd.vls=0
 # KHZ: of the counter that the emulated CPU has, see host_ticks.c
 append_tcg   = tsc_early_khz=KHZ
-# A clock that is slowed down fails the check that there are enough ticks.
-append_lockstep = no_timer_check
+# A slowed-down clock fails the check that there are enough ticks, and makes delays long.
+append_lockstep = no_timer_check lpj=100000
 
 # Modes: the boot parameters that ask for one, and what the kernel says on the
 # console if it was obtained (a regular expression).  legacy: TDP with the MMU that

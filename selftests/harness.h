@@ -128,6 +128,12 @@ void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t off
 void request_call(struct test_vm *t, int vcpu, guest_function function, uint64_t offset);
 /* The same for @count pages in a row; the run returns the sum of the values. */
 void request_calls(struct test_vm *t, int vcpu, guest_function function, uint64_t offset, size_t count);
+/* The same for addresses @stride bytes apart, each @step-th first and round again: prime to @count. */
+struct guest_walk {
+	guest_function function;
+	uint64_t offset, count, stride, step;
+};
+void request_walk(struct test_vm *t, int vcpu, const struct guest_walk *walk);
 
 /*
  * KVM_RUN, EINTR aside.  Returns zero or a negative errno; @exit_reason of kvm_run is
@@ -166,6 +172,8 @@ void uffd_register(struct test_vm *t, int mode);
  * was there already.  Only if @wake, threads that sleep on it are woken.
  */
 int provide(struct test_vm *t, char *hva, bool wake);
+/* The same for a reader: those who sleep on the granule at @start are woken, whoever provided it. */
+int provide_and_wake(struct test_vm *t, char *start);
 
 /*
  * Resolve the KVM_EXIT_MEMORY_FAULT that the last run ended with in the vCPU's thread,

@@ -18,6 +18,7 @@ static struct guest_request {
 	uint64_t gva;
 	uint64_t count;
 	uint64_t stride;	/* bytes */
+	uint64_t step;
 } requests[MAX_VCPUS];
 
 /* @access is an enum access, or a function of the test program. */
@@ -42,10 +43,13 @@ static void guest_main(uint64_t index)
 {
 	for (;;) {
 		struct guest_request r = requests[index];
-		uint64_t sum = 0;
+		uint64_t sum = 0, left, at = 0;
 
-		for (; r.count; r.count--, r.gva += r.stride)
-			sum += guest_access(r.access, r.gva);
+		for (left = r.count; left; left--) {
+			sum += guest_access(r.access, r.gva + at * r.stride);
+			at += r.step;
+			at -= at >= r.count ? r.count : 0;
+		}
 		GUEST_SYNC(sum);
 		barrier();
 	}
@@ -83,8 +87,9 @@ void request_steal_time(struct test_vm *t, int vcpu, uint64_t gpa)
 
 /* --- VM and memory --- */
 
-/* For what a case allocates in the guest: page tables, nested page tables, a VMCB */
+/* For what a case allocates in the guest: nested page tables, a VMCB; and page tables, at 512 pages each */
 #define EXTRA_PAGES	128
+#define PAGES_PER_TABLE	512
 
 struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
 			      size_t pages, uint32_t flags)
@@ -108,7 +113,7 @@ struct test_vm test_vm_create_as(const struct test_vm_config *c)
 	if (c->backing == VM_MEM_SRC_ANONYMOUS_THP)
 		t.granule = t.page_size;
 
-	t.vm = __vm_create(c->mode ? shape : VM_SHAPE_DEFAULT, c->vcpus, EXTRA_PAGES);
+	t.vm = __vm_create(c->mode ? shape : VM_SHAPE_DEFAULT, c->vcpus, EXTRA_PAGES + c->pages / PAGES_PER_TABLE);
 	if (c->setup)
 		c->setup(t.vm);
 	for (i = 0; i < c->vcpus; i++)
@@ -173,7 +178,7 @@ static void send_request(struct test_vm *t, int vcpu, struct guest_request r)
 
 void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t offset, size_t count)
 {
-	send_request(t, vcpu, (struct guest_request){ access, TEST_GVA + offset, count, t->page_size });
+	send_request(t, vcpu, (struct guest_request){ access, TEST_GVA + offset, count, t->page_size, 1 });
 }
 
 void request_call(struct test_vm *t, int vcpu, guest_function function, uint64_t offset)
@@ -183,7 +188,15 @@ void request_call(struct test_vm *t, int vcpu, guest_function function, uint64_t
 
 void request_calls(struct test_vm *t, int vcpu, guest_function function, uint64_t offset, size_t count)
 {
-	send_request(t, vcpu, (struct guest_request){ (uintptr_t)function, TEST_GVA + offset, count, t->page_size });
+	request_walk(t, vcpu, &(struct guest_walk){ function, offset, count, t->page_size, 1 });
+}
+
+void request_walk(struct test_vm *t, int vcpu, const struct guest_walk *w)
+{
+	uint64_t step = w->count ? w->step % w->count : 0;
+
+	send_request(t, vcpu, (struct guest_request){ (uintptr_t)w->function, TEST_GVA + w->offset,
+						      w->count, w->stride, step ? step : w->count });
 }
 
 #define NO_EXIT_REASON	0xdeadu

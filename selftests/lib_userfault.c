@@ -78,8 +78,7 @@ int provide(struct test_vm *t, char *hva, bool wake)
 	return r;
 }
 
-/* For those who sleep on it, also if it is there already. */
-static int provide_and_wake(struct test_vm *t, char *start)
+int provide_and_wake(struct test_vm *t, char *start)
 {
 	struct uffdio_range range = { (uintptr_t)start, t->granule };
 	int r = provide(t, start, true);

@@ -3,111 +3,164 @@
  * A TCG plugin that holds the emulated CPUs together, so that contention between them
  * can be seen on a host with fewer cores, in instructions instead of time.
  *
- * Each CPU that is not idle executes a quantum of instructions and then waits until all
- * others have; virtual time advances by a quantum.  What a marker instruction finds on
- * that clock is the critical path: instructions that had to be executed one after another.
- * There are no caches and there is no coherence: it shows serialisation, nothing else.
+ * From the marker before the warm-up to the one after the last timed part, each CPU that is
+ * not idle executes a quantum of instructions and then waits until all others have; virtual
+ * time advances by a quantum.  What passes on that clock is the critical path: instructions that
+ * had to be executed one after another.  There are no caches and there is no coherence: it
+ * shows serialisation, nothing else.  Outside the CPUs run as they please, which boots fast.
  *
- *   -plugin lockstep.so,quantum=2000,out=FILE[,timeout_us=5000]
+ *   -plugin lockstep.so,quantum=250,quantum=500,out=FILE[,wait_us=20000][,profile=1]
  *
- * FILE has a line for each marker that a program executes, and one at the end:
+ * A program has as many timed parts as there are quanta, the first for the warm-up as well.
+ *
+ * FILE has these lines for each marker of the timed part, and one at the end:
  *   mark CPU TIME          TIME in instructions: quanta that are over, and what this CPU
  *                          has executed of the present one
+ *   sample ADDRESS COUNT   with profile=1, after the mark that ends a part: what the CPUs
+ *                          were executing at the ends of their quanta, hexadecimal
  *   end TIME quanta=N timeouts=N idle=N
  *                          timeouts: how often a CPU went on without the others, since one
  *                          of them stood in QEMU itself; idle: quanta times idle CPUs
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "plugin.h"
 
+static FILE *out;
+
+/* --- the profile: how often an address was found, in a table that is open to collisions --- */
+
+#define MAX_SAMPLES	(1 << 16)
+
+static bool profile;
+static bool timed;	/* between the markers of the timed part */
+static struct sample { uint64_t address, count; } samples[MAX_SAMPLES];
+
+static void take_sample(uint64_t address)
+{
+	size_t i, at = address >> 2;
+
+	if (!profile || !timed)
+		return;
+	for (i = 0; i < MAX_SAMPLES; i++, at++) {
+		struct sample *s = &samples[at % MAX_SAMPLES];
+
+		if (s->count && s->address != address)
+			continue;
+		s->address = address;
+		s->count++;
+		return;
+	}
+}
+
+static void write_samples(void)
+{
+	size_t i;
+
+	for (i = 0; i < MAX_SAMPLES; i++)
+		if (samples[i].count)
+			fprintf(out, "sample %" PRIx64 " %" PRIu64 "\n", samples[i].address, samples[i].count);
+	memset(samples, 0, sizeof(samples));
+}
+
 /* --- the clock --- */
 
-#define MAX_CPUS 512
+#define MAX_CPUS	512
+/* Before a thread sleeps: with fewer host CPUs than threads, another one is then due. */
+#define YIELDS		3
 
 /* A cache line each: the owner counts without a lock. */
 static struct cpu {
 	int64_t left;		/* of the present quantum; below zero: the next one's */
-	bool running, waiting;
+	bool running;
 } __attribute__((aligned(64))) cpus[MAX_CPUS];
 
-static int64_t quantum = 2000;
-static long timeout_ns = 5000000;
-static FILE *out;
+#define MAX_QUANTA 4
 
+static int64_t quantum_of[MAX_QUANTA], quantum;	/* of each timed part; of this one */
+static size_t nr_quanta, part;
+static long wait_ns = 20000000;
+static bool held;
+static uint32_t round_;		/* a futex: another value, another quantum */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t advanced = PTHREAD_COND_INITIALIZER;
 /* All below are protected by the lock. */
-static uint64_t quanta, timeouts, idle_quanta;
+static uint64_t now, quanta, timeouts, idle_quanta;
 static unsigned int present, running, waiting;
 
-/* Everybody who runs has arrived: a quantum is over. */
-static void advance(void)
+/*
+ * The system call itself: the C library's clocks are slowed down for the guest's sake, and
+ * threads that wait for a condition would queue for its mutex when it comes true.
+ */
+static long futex(int op, uint32_t value, const struct timespec *timeout)
 {
-	unsigned int i;
+	return syscall(SYS_futex, &round_, op | FUTEX_PRIVATE_FLAG, value, timeout, NULL, 0);
+}
 
-	quanta++;
-	idle_quanta += present - running;
-	for (i = 0; i < MAX_CPUS && waiting; i++) {
-		if (cpus[i].waiting) {
-			cpus[i].waiting = false;
-			waiting--;
-		}
-	}
-	pthread_cond_broadcast(&advanced);
+static void release_all(void)
+{
+	waiting = 0;
+	__atomic_add_fetch(&round_, 1, __ATOMIC_RELEASE);
+	futex(FUTEX_WAKE, INT_MAX, NULL);
 }
 
 static void advance_if_all_wait(void)
 {
-	if (waiting && waiting >= running)
-		advance();
+	if (!waiting || waiting < running)
+		return;
+	now += quantum;
+	quanta++;
+	idle_quanta += present - running;
+	release_all();
 }
 
-static void wait_for_others(struct cpu *cpu)
+/* One that stands in QEMU, e.g. to stop all CPUs for a moment, waits for us: go on alone. */
+static bool give_up(uint32_t mine)
 {
-	struct timespec until;
+	bool still = false;
+
+	pthread_mutex_lock(&lock);
+	if (round_ == mine) {
+		waiting--;
+		timeouts++;
+		still = true;
+	}
+	pthread_mutex_unlock(&lock);
+	return still;
+}
+
+static void wait_for_others(struct cpu *cpu, uint64_t address)
+{
+	const struct timespec timeout = { .tv_sec = wait_ns / 1000000000, .tv_nsec = wait_ns % 1000000000 };
+	uint32_t mine;
+	int i;
 
 	pthread_mutex_lock(&lock);
 	cpu->left += quantum;
-	cpu->waiting = true;
-	waiting++;
-	advance_if_all_wait();
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_nsec += timeout_ns;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
-	while (cpu->waiting) {
-		/* One that stands in QEMU, e.g. to stop all CPUs for a moment, waits for us. */
-		if (pthread_cond_timedwait(&advanced, &lock, &until) == ETIMEDOUT && cpu->waiting) {
-			cpu->waiting = false;
-			waiting--;
-			timeouts++;
-		}
+	mine = round_;
+	take_sample(address);
+	if (held) {
+		waiting++;
+		advance_if_all_wait();
 	}
 	pthread_mutex_unlock(&lock);
-}
-
-static void executes_block(unsigned int vcpu, void *data)
-{
-	struct cpu *cpu = &cpus[vcpu];
-
-	cpu->left -= (intptr_t)data;
-	if (cpu->left < 0)
-		wait_for_others(cpu);
-}
-
-static void executes_marker(unsigned int vcpu, void *data)
-{
-	(void)data;
-	pthread_mutex_lock(&lock);
-	fprintf(out, "mark %u %" PRIu64 "\n", vcpu, quanta * quantum + (quantum - cpus[vcpu].left));
-	fflush(out);
-	pthread_mutex_unlock(&lock);
+	for (i = 0; i < YIELDS; i++) {
+		if (!held || __atomic_load_n(&round_, __ATOMIC_ACQUIRE) != mine)
+			return;
+		sched_yield();
+	}
+	while (held && __atomic_load_n(&round_, __ATOMIC_ACQUIRE) == mine)
+		if (futex(FUTEX_WAIT, mine, &timeout) && errno == ETIMEDOUT && give_up(mine))
+			return;
 }
 
 static void set_running(unsigned int vcpu, bool runs)
@@ -151,20 +204,84 @@ static void cpu_comes(qemu_plugin_id_t id, unsigned int vcpu)
 	set_running(vcpu, true);
 }
 
+/* --- what CPUs execute --- */
+
+/* A block's address and length in one word: kernels and programs use less than 54 bits. */
+#define LENGTH_BITS	10
+
+static void executes_block(unsigned int vcpu, void *data)
+{
+	struct cpu *cpu = &cpus[vcpu];
+
+	if (!__atomic_load_n(&held, __ATOMIC_RELAXED))
+		return;
+	cpu->left -= (uintptr_t)data & ((1 << LENGTH_BITS) - 1);
+	if (cpu->left < 0)
+		wait_for_others(cpu, (intptr_t)data >> LENGTH_BITS);
+}
+
+static void choose_quantum(size_t of_part)
+{
+	size_t i;
+
+	part = of_part;
+	quantum = quantum_of[part];
+	for (i = 0; i < MAX_CPUS; i++)
+		cpus[i].left = quantum;
+}
+
+/* Markers come one at a time: a program has one thread that executes them. */
+static void executes_warm(unsigned int vcpu, void *data)
+{
+	(void)vcpu, (void)data;
+	pthread_mutex_lock(&lock);
+	choose_quantum(0);
+	waiting = 0;
+	__atomic_store_n(&held, true, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&lock);
+}
+
+static void end_part(void)
+{
+	write_samples();
+	if (part + 1 < nr_quanta)
+		return choose_quantum(part + 1);
+	__atomic_store_n(&held, false, __ATOMIC_RELEASE);
+	release_all();
+}
+
+static void executes_marker(unsigned int vcpu, void *data)
+{
+	(void)data;
+	pthread_mutex_lock(&lock);
+	fprintf(out, "mark %u %" PRIu64 "\n", vcpu, now + quantum - cpus[vcpu].left);
+	timed = !timed;
+	if (!timed)
+		end_part();
+	fflush(out);
+	pthread_mutex_unlock(&lock);
+}
+
 /* --- translation --- */
 
 static const struct markers *markers;
 
 static void translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
+	static const exec_cb on_mark[] = { [MARK_TIMED] = executes_marker, [MARK_WARM] = executes_warm, [MARK_PAGE] = NULL };
 	size_t i, n = qemu_plugin_tb_n_insns(tb);
+	struct qemu_plugin_insn *insn;
+	exec_cb cb;
+	uint64_t address = qemu_plugin_insn_vaddr(qemu_plugin_tb_get_insn(tb, 0));
 
 	(void)id;
-	qemu_plugin_register_vcpu_tb_exec_cb(tb, executes_block, QEMU_PLUGIN_CB_NO_REGS, (void *)n);
-	for (i = 0; i < n; i++)
-		if (which_mark(markers, qemu_plugin_tb_get_insn(tb, i)) == MARK_TIMED)
-			qemu_plugin_register_vcpu_insn_exec_cb(qemu_plugin_tb_get_insn(tb, i), executes_marker,
-							       QEMU_PLUGIN_CB_NO_REGS, NULL);
+	qemu_plugin_register_vcpu_tb_exec_cb(tb, executes_block, QEMU_PLUGIN_CB_NO_REGS, (void *)(address << LENGTH_BITS | n));
+	for (i = 0; i < n; i++) {
+		insn = qemu_plugin_tb_get_insn(tb, i);
+		cb = on_mark[which_mark(markers, insn)];
+		if (cb)
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, cb, QEMU_PLUGIN_CB_NO_REGS, NULL);
+	}
 }
 
 static void at_exit(qemu_plugin_id_t id, void *data)
@@ -172,7 +289,7 @@ static void at_exit(qemu_plugin_id_t id, void *data)
 	(void)id, (void)data;
 	pthread_mutex_lock(&lock);
 	fprintf(out, "end %" PRIu64 " quanta=%" PRIu64 " timeouts=%" PRIu64 " idle=%" PRIu64 "\n",
-		quanta * quantum, quanta, timeouts, idle_quanta);
+		now, quanta, timeouts, idle_quanta);
 	fclose(out);
 	pthread_mutex_unlock(&lock);
 }
@@ -182,9 +299,13 @@ static void at_exit(qemu_plugin_id_t id, void *data)
 static bool parse(const char *argument)
 {
 	if (!strncmp(argument, "quantum=", 8))
-		return (quantum = atoll(argument + 8)) > 0;
-	if (!strncmp(argument, "timeout_us=", 11))
-		return (timeout_ns = atol(argument + 11) * 1000) > 0;
+		return nr_quanta < MAX_QUANTA && (quantum_of[nr_quanta++] = atoll(argument + 8)) > 0;
+	if (!strncmp(argument, "wait_us=", 8))
+		return (wait_ns = atol(argument + 8) * 1000) > 0;
+	if (!strncmp(argument, "profile=", 8)) {
+		profile = argument[8] == '1';
+		return profile || !strcmp(argument + 8, "0");
+	}
 	if (!strncmp(argument, "out=", 4))
 		return (out = fopen(argument + 4, "w")) != NULL;
 	return false;
@@ -197,12 +318,12 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
 	markers = find_markers(info->target_name);
 	for (i = 0; i < argc; i++) {
 		if (!parse(argv[i])) {
-			fprintf(stderr, "lockstep: %s: want quantum=N, timeout_us=N or out=FILE\n", argv[i]);
+			fprintf(stderr, "lockstep: %s: want quantum=N, wait_us=N, profile=0|1 or out=FILE\n", argv[i]);
 			return 1;
 		}
 	}
-	if (!markers || !out || !info->system_emulation) {
-		fprintf(stderr, "lockstep: want out=FILE, and system emulation of x86_64 or aarch64\n");
+	if (!markers || !out || !nr_quanta || !info->system_emulation) {
+		fprintf(stderr, "lockstep: want quantum=N, out=FILE, and system emulation of x86_64 or aarch64\n");
 		return 1;
 	}
 	qemu_plugin_register_vcpu_init_cb(id, cpu_appears);

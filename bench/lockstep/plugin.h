@@ -79,22 +79,22 @@ void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(struct qemu_plugin_insn
 
 /* --- the benchmark's --- */
 
-/* Instructions that a real CPU does nothing on: mark() and mark_page() of bench/delivery.h. */
-enum mark { MARK_NONE, MARK_TIMED, MARK_PAGE };
+/* Instructions that a real CPU does nothing on: mark(), mark_page() and mark_warm() of bench/delivery.h. */
+enum mark { MARK_NONE, MARK_TIMED, MARK_PAGE, MARK_WARM };
 
 struct markers {
 	const char *target;
 	size_t size;
-	uint8_t timed[4], page[4];
+	uint8_t timed[4], page[4], warm[4];
 };
 
 static const struct markers *find_markers(const char *target)
 {
 	static const struct markers all[] = {
-		/* xchg %rbx, %rbx; xchg %rcx, %rcx */
-		{ "x86_64", 3, { 0x48, 0x87, 0xdb }, { 0x48, 0x87, 0xc9 } },
-		/* hint #0x60; hint #0x61 */
-		{ "aarch64", 4, { 0x1f, 0x2c, 0x03, 0xd5 }, { 0x3f, 0x2c, 0x03, 0xd5 } },
+		/* xchg %rbx, %rbx; xchg %rcx, %rcx; xchg %rdx, %rdx */
+		{ "x86_64", 3, { 0x48, 0x87, 0xdb }, { 0x48, 0x87, 0xc9 }, { 0x48, 0x87, 0xd2 } },
+		/* hint #0x60; hint #0x61; hint #0x62 */
+		{ "aarch64", 4, { 0x1f, 0x2c, 0x03, 0xd5 }, { 0x3f, 0x2c, 0x03, 0xd5 }, { 0x5f, 0x2c, 0x03, 0xd5 } },
 	};
 	size_t i;
 
@@ -117,7 +117,9 @@ static enum mark which_mark(const struct markers *m, const struct qemu_plugin_in
 #endif
 	if (!memcmp(bytes, m->timed, m->size))
 		return MARK_TIMED;
-	return memcmp(bytes, m->page, m->size) ? MARK_NONE : MARK_PAGE;
+	if (!memcmp(bytes, m->page, m->size))
+		return MARK_PAGE;
+	return memcmp(bytes, m->warm, m->size) ? MARK_NONE : MARK_WARM;
 }
 
 #endif
