@@ -60,7 +60,9 @@ def load(path):
 
 def select(path, arch, mode, patterns=(), config=""):
     """The cases for one mode of an architecture that any of the shell globs matches."""
-    return [case for case in load(path) if {"all", arch, f"{arch}/{mode}"} & set(case.archs)
+    special = next(m for m in load_arch(arch).modes if m.name == mode).without
+    names = {f"{arch}/{mode}"} if special else {"all", arch, f"{arch}/{mode}"}
+    return [case for case in load(path) if names & set(case.archs)
             and (case.needs != "debug" or config == "debug")
             and (not patterns or any(fnmatch.fnmatchcase(case.name, p) for p in patterns))]
 
@@ -69,7 +71,8 @@ def default_path(kind):
     """Where the cases of a kind are; CASES_FILE= is for the harness' own tests."""
     if "CASES_FILE" in os.environ:
         return pathlib.Path(os.environ["CASES_FILE"])
-    return ROOT / {"tests": "selftests/cases", "bench": "bench/cases", "scale": "bench/scale"}[kind]
+    return ROOT / {"tests": "selftests/cases", "bench": "bench/cases", "scale": "bench/scale",
+                   "profile": "bench/scale"}[kind]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A guest's timer, where userspace is its interrupt controller: KVM masks the host's
+ * interrupt while the timer is pending, on the CPU that the vCPU is on, each time that a
+ * vCPU is loaded.  So does each return to userspace, which is why the series touches it.
+ * What an in-kernel GIC makes of it is upstream's arch_timer.
+ */
+#include <errno.h>
+
+#include "arch_timer.h"
+#include "harness.h"
+
+#define ROUNDS	20
+
+/* How long the guest waits to be interrupted; it never is, if the interrupt stays masked. */
+#define WAIT_MS	3000
+
+static bool interrupted;	/* set by the host */
+
+/* Returns whether it was interrupted; the timer stays pending. */
+static uint64_t guest_start(uint64_t gva)
+{
+	uint64_t end = timer_get_cntct(VIRTUAL) + msec_to_cycles(WAIT_MS);
+
+	timer_set_cval(VIRTUAL, 0);
+	timer_set_ctl(VIRTUAL, CTL_ENABLE);
+	while (!READ_ONCE(interrupted) && timer_get_cntct(VIRTUAL) < end)
+		;
+	return READ_ONCE(interrupted);
+}
+
+static uint64_t guest_stop(uint64_t gva)
+{
+	timer_set_ctl(VIRTUAL, 0);
+	return 1;
+}
+
+static bool is_pending(struct test_vm *t, int vcpu)
+{
+	return t->vcpus[vcpu]->run->s.regs.device_irq_level & KVM_ARM_DEV_EL1_VTIMER;
+}
+
+/* KVM_RUN until the guest has something to say; userspace is told of each change of the line. */
+static uint64_t run_on(struct test_vm *t, int vcpu, int cpu)
+{
+	kvm_pin_this_task_to_pcpu(cpu);
+	return run_to_completion(t, vcpu);
+}
+
+static void set_interrupted(struct test_vm *t, bool value)
+{
+	interrupted = value;
+	sync_global_to_guest(t->vm, interrupted);
+}
+
+/* The vCPU's timer expires on that CPU, and KVM says so. */
+static void fires_on(struct test_vm *t, int vcpu, int cpu)
+{
+	struct kvm_run *run = t->vcpus[vcpu]->run;
+	int r;
+
+	set_interrupted(t, false);
+	request_call(t, vcpu, guest_start, 0);
+	kvm_pin_this_task_to_pcpu(cpu);
+	do {
+		r = __vcpu_run(t->vcpus[vcpu]);
+	} while (r && errno == EINTR && !is_pending(t, vcpu));
+	TEST_ASSERT(r && errno == EINTR && run->exit_reason == KVM_EXIT_INTR && is_pending(t, vcpu),
+		    "the timer of vCPU %d should interrupt it on CPU %d, not KVM_RUN return %d, exit reason %u, level 0x%llx",
+		    vcpu, cpu, r, run->exit_reason, run->s.regs.device_irq_level);
+}
+
+/* Its timer is still pending, and yet it gets on, there. */
+static void goes_on_pending(struct test_vm *t, int vcpu, int cpu)
+{
+	set_interrupted(t, true);
+	TEST_ASSERT(run_on(t, vcpu, cpu) == 1, "vCPU %d should notice that it was interrupted", vcpu);
+	TEST_ASSERT(is_pending(t, vcpu), "the timer of vCPU %d should still be pending", vcpu);
+}
+
+static void stops_on(struct test_vm *t, int vcpu, int cpu)
+{
+	request_call(t, vcpu, guest_stop, 0);
+	TEST_ASSERT(run_on(t, vcpu, cpu) == 1, "vCPU %d should stop its timer", vcpu);
+	TEST_ASSERT(!is_pending(t, vcpu), "the timer of vCPU %d should not be pending any more", vcpu);
+}
+
+CASE(timer_masked_while_pending)
+{
+	struct test_vm t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, 1, 0);
+	int i;
+
+	for (i = 0; i < ROUNDS; i++) {
+		fires_on(&t, 0, 0);
+		goes_on_pending(&t, 0, 0);
+		stops_on(&t, 0, 0);
+	}
+	test_vm_free(&t);
+}
+
+/* What is masked for one vCPU must not be for the next one there, and must be where it goes. */
+CASE(timer_migrates)
+{
+	struct test_vm t = test_vm_create(2, VM_MEM_SRC_ANONYMOUS, 1, 0);
+	int i;
+
+	for (i = 0; i < ROUNDS; i++) {
+		fires_on(&t, 0, 0);
+		goes_on_pending(&t, 0, 1);
+		fires_on(&t, 1, 0);
+		goes_on_pending(&t, 1, 1);
+		stops_on(&t, 0, 0);
+		fires_on(&t, 0, 1);
+		goes_on_pending(&t, 0, 0);
+		stops_on(&t, 1, 1);
+		stops_on(&t, 0, 1);
+	}
+	test_vm_free(&t);
+}
