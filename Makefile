@@ -20,6 +20,10 @@ SEED    ?=
 STRESS  ?=
 OPS     ?=
 MUTANTS ?=
+FULL    ?=
+VCPUS   ?=
+BOOTS   ?=
+RESUME  ?=
 V       ?= 0
 O       ?= build
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kvm-fast-only
@@ -79,9 +83,9 @@ endif
 OUT := $(O)/$(BASE)
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
-export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS CONFIG BASE SERIES CASES OUT RESULTS
+export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench coverage fuzz scale dist shell clean reference
+.PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench coverage fuzz scale profile dist shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -162,6 +166,16 @@ check-series: images
 dist: images
 	+$(if $(dry),@echo "tarballs for $(archs)",$(lock) for a in $(archs); do $(guest) ARCH=$$a dist || exit; done)
 
+# What perf sees, on a kernel that has it
+profile: CONFIG := profile
+profile: plan-profile images
+	+$(if $(dry),@echo "profiles of $(archs)",$(lock) for a in $(archs); do \
+		perf=$(OUT)/perf-$$a deb_arch=$$(sed -n 's/^deb_arch *= *//p' guest-images/$$a.mk); \
+		test -f $(OUT)/busybox-$$a || guest-images/busybox $$deb_arch $(OUT)/busybox-$$a || exit; \
+		test -f $$perf.list || guest-images/perf $$deb_arch $$perf || exit; \
+		$(guest) ARCH=$$a BUSYBOX=$(OUT)/busybox-$$a PERF=$$perf initramfs-profile || exit; done)
+	$(running) $(python) ci/profile.py $(archs)
+
 shell: arch := $(firstword $(archs))
 shell: images
 	$(Q)test -f $(OUT)/busybox-$(arch) || guest-images/busybox \
@@ -178,5 +192,5 @@ deps:
 
 help:
 	@cat ci/help.txt
-	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS O V JOBS CACHE RESULTS \
+	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME O V JOBS CACHE RESULTS \
 		LLVM CROSS_COMPILE, printf '  %-13s = %s\n' $(k) '$($(k))';)

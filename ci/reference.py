@@ -1,27 +1,27 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Make the last run, of make bench or make scale, the one that the README quotes.
+"""Make the last run, of make bench, scale or profile, the one that the README quotes.
 
 usage: reference.py RUN    (what make reference calls, with results/latest)
 
-Writes results/reference.txt or results/scaling.txt, the README between the markers, and
-what belongs to the table.
+Writes the table and what belongs to it into results/, and the README between the markers.
 """
 import json
 import pathlib
 import sys
 
-import run
 import cases
+import profile
+import run
 from arch import ROOT, BadInput, names
 
-# What the README has where, by the kind of run: the marker before it, and its file
-TABLES = {"bench": "reference.txt", "scale": "scaling.txt"}
-# What is copied to results/ with it
-BESIDE = {"bench": ("stages.txt", "stages.svg", "latency.svg"), "scale": ("scaling.svg", "ratio.svg")}
-# What the README shows of that, below the table
+# By the kind of run: the table's file; what is copied to results/ with it; what the README
+# shows below the table, or None if that is in results/ alone
+TABLES = {"bench": "reference.txt", "scale": "scaling.txt", "profile": "profile.txt"}
+BESIDE = {"bench": ("stages.txt", "stages.svg", "latency.svg"), "scale": ("scaling.svg", "ratio.svg"), "profile": ("flame-*.svg",)}
 PICTURES = {"bench": "![What a fault of each mode consists of](results/stages.svg)\n\n",
-            "scale": "![Pages per million instructions of critical path, by vCPUs](results/scaling.svg)\n\n"}
+            "scale": "![Pages per million instructions of critical path, by vCPUs](results/scaling.svg)\n\n",
+            "profile": None}
 END = "<!-- end of table -->\n"
 
 
@@ -32,8 +32,14 @@ def begin(kind):
 def kind_of(directory):
     kind = directory.resolve().name.split("-")[2:3]
     if not kind or kind[0] not in TABLES:
-        raise BadInput(f"{directory} is not a run of make bench or make scale")
+        raise BadInput(f"{directory} is not a run of make {', '.join(TABLES)}")
     return kind[0]
+
+
+def wanted_modes(kind):
+    if kind == "profile":
+        return set(profile.MODES)
+    return {case.name for case in cases.load(cases.default_path(kind))}
 
 
 def reference_text(directory, kind):
@@ -43,12 +49,13 @@ def reference_text(directory, kind):
         raise BadInput(f"{directory} is not a run of make {kind} that passed")
     if any("-local" in m["release"] for m in metas):
         raise BadInput(f"{directory} was built from a tree with changes that are not in kernel-patches/")
-    wanted = {case.name for case in cases.load(cases.default_path(kind))}
+    wanted = wanted_modes(kind)
     for name in names():
         mine = [m for m in metas if m["arch"] == name]
         if {r["name"] for m in mine for r in m["results"]} != wanted or any(
                 m["config"] or m["series"] != "patched" for m in mine):
-            raise BadInput(f"{directory} did not measure every mode of the series on {name}; make {kind} does")
+            raise BadInput(f"{directory} did not measure every mode of the series on {name}; "
+                           f"make {kind}{' FULL=1' * (kind == 'scale')} does")
     lines = [table.read_text().rstrip("\n"), ""]
     lines += dict.fromkeys(f"{m['arch']}/{m['mode']}: {m['release']}, {m['compiler']}, {m['qemu']}" for m in metas)
     return "\n".join(lines) + "\n"
@@ -59,8 +66,7 @@ def in_readme(readme, text, kind):
     head, rest = readme.split(begin(kind))
     _, tail = rest.split(END, 1)
     indented = "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
-    picture = PICTURES[kind] if (ROOT / "results" / BESIDE[kind][-1]).exists() else ""
-    return f"{head}{begin(kind)}\n{indented}\n{picture}{END}{tail}"
+    return f"{head}{begin(kind)}\n{indented}\n{PICTURES[kind]}{END}{tail}"
 
 
 def reference(argv):
@@ -68,10 +74,12 @@ def reference(argv):
     kind = kind_of(directory)
     text = reference_text(directory, kind)
     (ROOT / "results" / TABLES[kind]).write_text(text)
-    for name in BESIDE[kind]:
-        (ROOT / "results" / name).write_text((directory / name).read_text())
-    path = ROOT / "README.md"
-    path.write_text(in_readme(path.read_text(), text, kind))
+    for pattern in BESIDE[kind]:
+        for path in directory.glob(pattern):
+            (ROOT / "results" / path.name).write_text(path.read_text())
+    if PICTURES[kind]:
+        path = ROOT / "README.md"
+        path.write_text(in_readme(path.read_text(), text, kind))
     return 0
 
 

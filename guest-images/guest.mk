@@ -70,7 +70,7 @@ kvm_dir  := $(tools)/tools/testing/selftests/kvm
 ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
 theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
 
-.PHONY: all kernel programs initramfs-shell dist
+.PHONY: all kernel programs initramfs-shell initramfs-profile dist
 all: $(image).kernel $(progs)/initramfs.cpio $(OUT)/host_ticks $(foreach api,1 2 3,$(OUT)/lockstep-$(api).so $(OUT)/timeline-$(api).so)
 
 # --- kernel ---
@@ -147,8 +147,9 @@ $(OUT)/host_ticks: guest-images/host_ticks.c
 # --- image: a text list, which gen_init_cpio turns into the initramfs ---
 
 dist_files := bench/dist/run-bench bench/dist/run-tests bench/dist/report
-suffix   := $(if $(BUSYBOX),-shell)
-$(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk $(progs)/made-by
+# With a shell, it is another image; with perf, a third one.
+suffix   := $(if $(PERF),-profile,$(if $(BUSYBOX),-shell))
+$(progs)/image$(suffix).list: $(case_files) $(PERF:%=%.list) guest-images/guest.mk $(progs)/made-by
 	@set -e; { printf 'dir /%s 0755 0 0\n' dev proc sys tmp bin cases; \
 	printf 'nod /dev/console 0600 0 0 c 5 1\nfile /init %s/init 0755 0 0\n' $(progs); \
 	printf 'file /cases/%s 0644 0 0\n' 'tests selftests/cases' 'bench bench/cases' 'scale bench/scale'; \
@@ -156,6 +157,10 @@ $(progs)/image$(suffix).list: $(case_files) guest-images/guest.mk $(progs)/made-
 		printf 'file /bin/%s %s/bin/%s 0755 0 0\n' $${p##*/} $(progs) $${p##*/}; done; \
 	if [ -n "$(BUSYBOX)" ]; then printf 'file /bin/busybox %s 0755 0 0\nslink /bin/sh busybox 0755 0 0\n' $(BUSYBOX); \
 		for f in $(dist_files); do printf 'file /%s %s 0755 0 0\n' $${f##*/} $$f; done; fi; \
+	if [ -n "$(PERF)" ]; then cat $(PERF).list; printf 'file /bin/profile bench/profile 0755 0 0\n'; \
+		sed 's/scale_bench/profile/' bench/scale > $(progs)/profile.cases; \
+		printf 'file /cases/profile %s 0644 0 0\n' $(progs)/profile.cases; \
+		printf 'slink /bin/%s busybox 0755 0 0\n' awk cat mount mountpoint rm; fi; \
 	} > $@.new; mv $@.new $@
 
 $(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)/init
@@ -165,6 +170,7 @@ $(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)
 	@$(progs)/gen_init_cpio -t 0 $(progs)/image$(suffix).list > $@.new && mv $@.new $@
 
 initramfs-shell: $(progs)/initramfs-shell.cpio
+initramfs-profile: $(progs)/initramfs-profile.cpio
 
 # --- the same programs for a machine of its own ---
 

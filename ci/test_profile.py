@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What make profile makes of what perf and the plugin say."""
+import pathlib
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+import arch
+import flame
+import profile
+
+COUNTS = """Random seed: 0x1
+{"mode": "fast_minor", "vcpus": 2, "pages": 80, "warm": 20, "ns": 5}
+{"mode": "fast_minor", "vcpus": 2, "pages": 100, "warm": 0, "ns": 5}
+201 kvm:kvm_userspace_exit 900 100.00
+400 kvm:kvm_exit 900 100.00
+""".splitlines()
+STACKS = ["a;b;c 6", "a;b 2", "a;<d> 2"]
+
+
+class Perf(unittest.TestCase):
+    def test_events_are_told_by_fault(self):
+        self.assertEqual(profile.counts(COUNTS), {"kvm:kvm_userspace_exit": 1.005, "kvm:kvm_exit": 2.0})
+
+    def test_no_record_no_fault(self):
+        with self.assertRaisesRegex(arch.BadInput, "no record"):
+            profile.counts(COUNTS[-2:])
+
+    def test_an_exit_a_fault_or_none(self):
+        found = {profile.EXITS: 1.005}
+        self.assertEqual(profile.check_counts("fast_minor", found), "")
+        self.assertIn("1.005 a fault, want 0", profile.check_counts("uffd_minor", found))
+        self.assertIn("not counted", profile.check_counts("fast_minor", {}))
+        self.assertIn("want 1", profile.check_counts("fast_minor", {profile.EXITS: 1.02}))
+
+    def test_sections(self):
+        found = profile.sections("x\n== counts\n1\n2\n== exits\n== locks\n3\n== stacks\n")
+        self.assertEqual(found, {"counts": ["1", "2"], "exits": [], "locks": ["3"], "stacks": []})
+        with self.assertRaisesRegex(arch.BadInput, "no locks, stacks from"):
+            profile.sections("== counts\n== exits\n")
+
+
+class Samples(unittest.TestCase):
+    def test_functions_by_share(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory, "map")
+            path.write_text("ffff800000000100 T one\nffff800000000200 t two\nffff800000000180 d data\n")
+            symbols = profile.Symbols(path)
+        samples = {0xffff800000000104: 2, 0xffff8000000001fc: 1, 0xffff800000000200: 6, 0x1000: 1}
+        self.assertEqual(profile.shares(samples, symbols), [(0.6, "two"), (0.3, "one"), (0.1, "userspace, or the guest")])
+
+
+class Flame(unittest.TestCase):
+    def test_stacks_are_merged(self):
+        root = flame.read_folded(STACKS)
+        self.assertEqual((root.count, root.children["a"].count, root.children["a"].children["b"].count), (10, 10, 8))
+
+    def test_a_picture_that_a_browser_can_read(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory, "f.svg")
+            flame.draw(path, "t & t", STACKS)
+            titles = [node.text for node in xml.etree.ElementTree.parse(path).iter() if node.tag.endswith("title")]
+        self.assertIn("b: 8 samples, 80.0 %", titles)
+        self.assertIn("<d>: 2 samples, 20.0 %", titles)
