@@ -49,7 +49,7 @@ class Lockstep:
     quanta: tuple    # instructions, of each timed part
     vcpus: int
     boot: int = 1    # which of several alike
-    profile: bool = False
+    spin: tuple = () # where CPUs wait for a lock: with a profile
 
     def __str__(self):
         return f"{self.vcpus}vcpus-{self.boot}"
@@ -200,6 +200,10 @@ def slow_clock(request):
     return ["env", f"LD_PRELOAD={libraries[0]}", f"FAKETIME=+0x{1 / SLOWDOWN}"]
 
 
+def spin_arguments(spin):
+    return ["profile=1", f"spin={spin[0]:x}-{spin[1]:x}"] if spin else []
+
+
 def plugins(request, directory):
     def out(name):
         return f"out={directory / name}".replace(",", ",,")
@@ -207,7 +211,7 @@ def plugins(request, directory):
     if request.lockstep:
         found += plugin(request, "lockstep", *(f"quantum={quantum}" for quantum in request.lockstep.quanta),
                         f"wait_us={LOCKSTEP_WAIT_US}",
-                        f"profile={int(request.lockstep.profile)}", out("lockstep"))
+                        *spin_arguments(request.lockstep.spin), out("lockstep"))
     if request.timeline:
         found += plugin(request, "timeline", *request.timeline, out("timeline"))
     return found

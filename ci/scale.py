@@ -44,7 +44,7 @@ MAX_CPUS = 64
 # Above that, in per cent, a point is marked
 MOST_SPREAD = 3
 MARK = re.compile(r"mark (\d+) (\d+)")
-SAMPLE = re.compile(r"sample ([0-9a-f]+) (\d+)")
+SAMPLE = re.compile(r"(sample|spin) ([0-9a-f]+) (\d+)")
 END = re.compile(r"end (\d+) quanta=(\d+) timeouts=(\d+) idle=(\d+)")
 
 
@@ -68,10 +68,10 @@ def check_knobs():
         os.environ["CASES"] = " ".join((MAPPED, WITHOUT, SHARDED, WITH))
 
 
-def with_lockstep(request, vcpus, boot=1, profile=False):
+def with_lockstep(request, vcpus, boot=1, spin=()):
     """A reader for each vCPU, and one CPU for everything else, if there are so many."""
     return dataclasses.replace(request, cpus=min(2 * vcpus + 1, MAX_CPUS),
-                               lockstep=guest.Lockstep(QUANTA, vcpus, boot, profile),
+                               lockstep=guest.Lockstep(QUANTA, vcpus, boot, spin),
                                environment=(*request.environment, f"vcpus={vcpus}", "instruction_ns=1"))
 
 
@@ -84,7 +84,7 @@ def requests(archs):
 
 
 def read_lockstep(path):
-    """([virtual time of each marker], [{address: samples} of each part], the last line's fields)"""
+    """([virtual time of each marker], [{(kind, address): times} of each part], the last line's fields)"""
     text = path.read_text()
     end = END.search(text)
     if not end:
@@ -95,8 +95,8 @@ def read_lockstep(path):
             marks.append(int(line.split()[2]))
             samples += [{}] if len(marks) % 2 == 0 else []
         elif SAMPLE.fullmatch(line) and samples:
-            address, count = line.split()[1:]
-            samples[-1][int(address, 16)] = int(count)
+            kind, address, count = line.split()
+            samples[-1][kind, int(address, 16)] = int(count)
     return marks, samples, [int(field) for field in end.groups()]
 
 

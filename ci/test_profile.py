@@ -46,8 +46,9 @@ class Samples(unittest.TestCase):
             path = pathlib.Path(directory, "map")
             path.write_text("ffff800000000100 T one\nffff800000000200 t two\nffff800000000180 d data\n")
             symbols = profile.Symbols(path)
-        samples = {0xffff800000000104: 2, 0xffff8000000001fc: 1, 0xffff800000000200: 6, 0x1000: 1}
-        self.assertEqual(profile.shares(samples, symbols), [(0.6, "two"), (0.3, "one"), (0.1, "userspace, or the guest")])
+        samples = {("sample", 0xffff800000000104): 2, ("sample", 0xffff8000000001fc): 1, ("sample", 0x1000): 1,
+                   ("spin", 0xffff800000000200): 6}
+        self.assertEqual(profile.shares(samples, symbols), [(0.6, "waiting for a spinlock in two"), (0.3, "one"), (0.1, "userspace, or the guest")])
 
 
 class Flame(unittest.TestCase):

@@ -49,9 +49,9 @@ class Reading(unittest.TestCase):
         self.assertEqual(scale.points_of(boot), [])
 
     def test_samples_are_of_the_part_that_ends(self):
-        boot = self.boot(f"mark 0 1\nmark 0 2\nsample ffff 3\nmark 0 3\nmark 0 4\n{self.END}", "")
+        boot = self.boot(f"mark 0 1\nmark 0 2\nsample ffff 3\nspin ff 1\nmark 0 3\nmark 0 4\n{self.END}", "")
         marks, samples, _ = scale.read_lockstep(boot.directory / "lockstep")
-        self.assertEqual((marks, samples), ([1, 2, 3, 4], [{0xffff: 3}, {}]))
+        self.assertEqual((marks, samples), ([1, 2, 3, 4], [{("sample", 0xffff): 3, ("spin", 0xff): 1}, {}]))
 
 
 class Table(unittest.TestCase):

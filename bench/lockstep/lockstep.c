@@ -9,7 +9,7 @@
  * had to be executed one after another.  There are no caches and there is no coherence: it
  * shows serialisation, nothing else.  Outside the CPUs run as they please, which boots fast.
  *
- *   -plugin lockstep.so,quantum=250,quantum=500,out=FILE[,wait_us=20000][,profile=1]
+ *   -plugin lockstep.so,quantum=250,quantum=500,out=FILE[,wait_us=20000][,profile=1,spin=START-END]
  *
  * A program has as many timed parts as there are quanta, the first for the warm-up as well.
  *
@@ -18,6 +18,8 @@
  *                          has executed of the present one
  *   sample ADDRESS COUNT   with profile=1, after the mark that ends a part: what the CPUs
  *                          were executing at the ends of their quanta, hexadecimal
+ *   spin ADDRESS COUNT     the same of CPUs that were between the addresses START and END,
+ *                          where CPUs wait for a lock: what they had executed before
  *   end TIME quanta=N timeouts=N idle=N
  *                          timeouts: how often a CPU went on without the others, since one
  *                          of them stood in QEMU itself; idle: quanta times idle CPUs
@@ -38,22 +40,26 @@
 
 static FILE *out;
 
-/* --- the profile: how often an address was found, in a table that is open to collisions --- */
+/* --- the profile: how often an address was found, in tables that are open to collisions --- */
 
 #define MAX_SAMPLES	(1 << 16)
 
 static bool profile;
 static bool timed;	/* between the markers of the timed part */
-static struct sample { uint64_t address, count; } samples[MAX_SAMPLES];
+static uint64_t spin_start, spin_end;
+static struct sample { uint64_t address, count; } samples[MAX_SAMPLES], spins[MAX_SAMPLES];
 
-static void take_sample(uint64_t address)
+static bool is_spin(uint64_t address)
+{
+	return address >= spin_start && address < spin_end;
+}
+
+static void add_sample(struct sample *table, uint64_t address)
 {
 	size_t i, at = address >> 2;
 
-	if (!profile || !timed)
-		return;
 	for (i = 0; i < MAX_SAMPLES; i++, at++) {
-		struct sample *s = &samples[at % MAX_SAMPLES];
+		struct sample *s = &table[at % MAX_SAMPLES];
 
 		if (s->count && s->address != address)
 			continue;
@@ -63,14 +69,24 @@ static void take_sample(uint64_t address)
 	}
 }
 
-static void write_samples(void)
+static void take_sample(uint64_t address, uint64_t before)
+{
+	if (!profile || !timed)
+		return;
+	if (is_spin(address))
+		add_sample(spins, before);
+	else
+		add_sample(samples, address);
+}
+
+static void write_samples(const char *word, struct sample *table)
 {
 	size_t i;
 
 	for (i = 0; i < MAX_SAMPLES; i++)
-		if (samples[i].count)
-			fprintf(out, "sample %" PRIx64 " %" PRIu64 "\n", samples[i].address, samples[i].count);
-	memset(samples, 0, sizeof(samples));
+		if (table[i].count)
+			fprintf(out, "%s %" PRIx64 " %" PRIu64 "\n", word, table[i].address, table[i].count);
+	memset(table, 0, sizeof(samples));
 }
 
 /* --- the clock --- */
@@ -83,6 +99,7 @@ static void write_samples(void)
 static struct cpu {
 	int64_t left;		/* of the present quantum; below zero: the next one's */
 	bool running;
+	uint64_t before;	/* the last address that is not of a spin */
 } __attribute__((aligned(64))) cpus[MAX_CPUS];
 
 #define MAX_QUANTA 4
@@ -147,7 +164,7 @@ static void wait_for_others(struct cpu *cpu, uint64_t address)
 	pthread_mutex_lock(&lock);
 	cpu->left += quantum;
 	mine = round_;
-	take_sample(address);
+	take_sample(address, cpu->before);
 	if (held) {
 		waiting++;
 		advance_if_all_wait();
@@ -212,12 +229,15 @@ static void cpu_comes(qemu_plugin_id_t id, unsigned int vcpu)
 static void executes_block(unsigned int vcpu, void *data)
 {
 	struct cpu *cpu = &cpus[vcpu];
+	uint64_t address = (intptr_t)data >> LENGTH_BITS;
 
 	if (!__atomic_load_n(&held, __ATOMIC_RELAXED))
 		return;
+	if (!is_spin(address))
+		cpu->before = address;
 	cpu->left -= (uintptr_t)data & ((1 << LENGTH_BITS) - 1);
 	if (cpu->left < 0)
-		wait_for_others(cpu, (intptr_t)data >> LENGTH_BITS);
+		wait_for_others(cpu, address);
 }
 
 static void choose_quantum(size_t of_part)
@@ -243,7 +263,8 @@ static void executes_warm(unsigned int vcpu, void *data)
 
 static void end_part(void)
 {
-	write_samples();
+	write_samples("sample", samples);
+	write_samples("spin", spins);
 	if (part + 1 < nr_quanta)
 		return choose_quantum(part + 1);
 	__atomic_store_n(&held, false, __ATOMIC_RELEASE);
@@ -306,6 +327,8 @@ static bool parse(const char *argument)
 		profile = argument[8] == '1';
 		return profile || !strcmp(argument + 8, "0");
 	}
+	if (!strncmp(argument, "spin=", 5))
+		return sscanf(argument, "spin=%" SCNx64 "-%" SCNx64, &spin_start, &spin_end) == 2;
 	if (!strncmp(argument, "out=", 4))
 		return (out = fopen(argument + 4, "w")) != NULL;
 	return false;
@@ -318,7 +341,7 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
 	markers = find_markers(info->target_name);
 	for (i = 0; i < argc; i++) {
 		if (!parse(argv[i])) {
-			fprintf(stderr, "lockstep: %s: want quantum=N, wait_us=N, profile=0|1 or out=FILE\n", argv[i]);
+			fprintf(stderr, "lockstep: %s: want quantum=N, wait_us=N, profile=0|1, spin=START-END or out=FILE\n", argv[i]);
 			return 1;
 		}
 	}
