@@ -173,7 +173,8 @@ class Files(unittest.TestCase):
 class Readme(unittest.TestCase):
     def test_its_tables_are_the_references(self):
         readme = (arch.ROOT / "README.md").read_text()
-        for kind, name in reference.TABLES.items():
+        for kind in filter(reference.PICTURES.get, reference.TABLES):
+            name = reference.TABLES[kind]
             text = (arch.ROOT / "results" / name).read_text()
             self.assertEqual(reference.in_readme(readme, text, kind), readme)
 

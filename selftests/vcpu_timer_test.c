@@ -12,7 +12,7 @@
 
 #define ROUNDS	20
 
-/* How long the guest waits to be interrupted; it never is, if the interrupt stays masked. */
+/* How long the guest waits for the host to notice that its timer has expired. */
 #define WAIT_MS	3000
 
 static bool interrupted;	/* set by the host */
@@ -40,6 +40,28 @@ static bool is_pending(struct test_vm *t, int vcpu)
 	return t->vcpus[vcpu]->run->s.regs.device_irq_level & KVM_ARM_DEV_EL1_VTIMER;
 }
 
+/*
+ * How often that CPU has taken the interrupt.  If it is masked by mistake, the host notices
+ * at its next tick that the timer has expired, and only this number tells.
+ */
+static unsigned long interrupts_on(int cpu)
+{
+	unsigned long count = 0;
+	char line[4096], *rest;
+	bool found = false;
+	FILE *f = fopen("/proc/interrupts", "r");
+	int i;
+
+	TEST_ASSERT(f, "/proc/interrupts should be there");
+	while (!found && fgets(line, sizeof(line), f))
+		found = strstr(line, "kvm guest vtimer");
+	TEST_ASSERT(found, "/proc/interrupts should have \"kvm guest vtimer\"");
+	for (i = 0, rest = strchr(line, ':') + 1; i <= cpu; i++)
+		count = strtoul(rest, &rest, 10);
+	fclose(f);
+	return count;
+}
+
 /* KVM_RUN until the guest has something to say; userspace is told of each change of the line. */
 static uint64_t run_on(struct test_vm *t, int vcpu, int cpu)
 {
@@ -57,6 +79,7 @@ static void set_interrupted(struct test_vm *t, bool value)
 static void fires_on(struct test_vm *t, int vcpu, int cpu)
 {
 	struct kvm_run *run = t->vcpus[vcpu]->run;
+	unsigned long before = interrupts_on(cpu);
 	int r;
 
 	set_interrupted(t, false);
@@ -68,14 +91,18 @@ static void fires_on(struct test_vm *t, int vcpu, int cpu)
 	TEST_ASSERT(r && errno == EINTR && run->exit_reason == KVM_EXIT_INTR && is_pending(t, vcpu),
 		    "the timer of vCPU %d should interrupt it on CPU %d, not KVM_RUN return %d, exit reason %u, level 0x%llx",
 		    vcpu, cpu, r, run->exit_reason, run->s.regs.device_irq_level);
+	TEST_ASSERT(interrupts_on(cpu) > before, "CPU %d should have been interrupted by the timer of vCPU %d", cpu, vcpu);
 }
 
-/* Its timer is still pending, and yet it gets on, there. */
+/* Its timer is still pending, and yet it gets on, there, without another interrupt. */
 static void goes_on_pending(struct test_vm *t, int vcpu, int cpu)
 {
+	unsigned long before = interrupts_on(cpu);
+
 	set_interrupted(t, true);
 	TEST_ASSERT(run_on(t, vcpu, cpu) == 1, "vCPU %d should notice that it was interrupted", vcpu);
 	TEST_ASSERT(is_pending(t, vcpu), "the timer of vCPU %d should still be pending", vcpu);
+	TEST_ASSERT(interrupts_on(cpu) == before, "CPU %d should not be interrupted again by the timer of vCPU %d", cpu, vcpu);
 }
 
 static void stops_on(struct test_vm *t, int vcpu, int cpu)
