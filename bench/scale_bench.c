@@ -18,8 +18,8 @@
 
 #include "delivery.h"
 
-#define WARM	32	/* pages of each vCPU that are not counted */
-#define TIMED	128	/* of each timed part */
+#define WARM	16	/* pages of each vCPU that are not counted */
+#define TIMED	64	/* of each timed part */
 #define PARTS	2	/* for lockstep to take another quantum for the second */
 
 static struct delivery d;
