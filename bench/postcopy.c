@@ -107,12 +107,14 @@ static void *answer_requests(void *arg)
 {
 	int socket = (intptr_t)arg;
 	uint32_t page;
+	ssize_t n;
 
-	while (read(socket, &page, sizeof(page)) == sizeof(page)) {
+	while ((n = read(socket, &page, sizeof(page))) == sizeof(page)) {
 		usleep(latency_us);
 		__atomic_store_n(&sent[page], true, __ATOMIC_RELAXED);
 		send_all(socket, memory + page * WORDS, PAGE);
 	}
+	TEST_ASSERT(!n, "a request should be whole, not %zd bytes, errno %d", n, errno);
 	return NULL;
 }
 

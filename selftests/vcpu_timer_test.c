@@ -14,19 +14,32 @@
 
 /* How long the guest waits for the host to notice that its timer has expired. */
 #define WAIT_MS	3000
+/* And how long it then goes on with the timer pending */
+#define PENDING_MS	5
 
 static bool interrupted;	/* set by the host */
 
-/* Returns whether it was interrupted; the timer stays pending. */
+static void wait_ms(unsigned int ms)
+{
+	uint64_t end = timer_get_cntct(VIRTUAL) + msec_to_cycles(ms);
+
+	while (timer_get_cntct(VIRTUAL) < end)
+		;
+}
+
+/* Returns whether it was interrupted before its time was up, and then lets the timer be pending for a while. */
 static uint64_t guest_start(uint64_t gva)
 {
 	uint64_t end = timer_get_cntct(VIRTUAL) + msec_to_cycles(WAIT_MS);
+	bool in_time;
 
 	timer_set_cval(VIRTUAL, 0);
 	timer_set_ctl(VIRTUAL, CTL_ENABLE);
 	while (!READ_ONCE(interrupted) && timer_get_cntct(VIRTUAL) < end)
 		;
-	return READ_ONCE(interrupted);
+	in_time = timer_get_cntct(VIRTUAL) < end;
+	wait_ms(PENDING_MS);
+	return in_time;
 }
 
 static uint64_t guest_stop(uint64_t gva)
@@ -47,7 +60,7 @@ static bool is_pending(struct test_vm *t, int vcpu)
 static unsigned long interrupts_on(int cpu)
 {
 	unsigned long count = 0;
-	char line[4096], *rest;
+	char line[4096], *rest, *end;
 	bool found = false;
 	FILE *f = fopen("/proc/interrupts", "r");
 	int i;
@@ -56,9 +69,12 @@ static unsigned long interrupts_on(int cpu)
 	while (!found && fgets(line, sizeof(line), f))
 		found = strstr(line, "kvm guest vtimer");
 	TEST_ASSERT(found, "/proc/interrupts should have \"kvm guest vtimer\"");
-	for (i = 0, rest = strchr(line, ':') + 1; i <= cpu; i++)
-		count = strtoul(rest, &rest, 10);
 	fclose(f);
+	/* A column for each CPU that is online, which all are. */
+	for (i = 0, rest = strchr(line, ':') + 1; i <= cpu; i++, rest = end) {
+		count = strtoul(rest, &end, 10);
+		TEST_ASSERT(end > rest, "/proc/interrupts should have a number for CPU %d", i);
+	}
 	return count;
 }
 
@@ -91,7 +107,8 @@ static void fires_on(struct test_vm *t, int vcpu, int cpu)
 	TEST_ASSERT(r && errno == EINTR && run->exit_reason == KVM_EXIT_INTR && is_pending(t, vcpu),
 		    "the timer of vCPU %d should interrupt it on CPU %d, not KVM_RUN return %d, exit reason %u, level 0x%llx",
 		    vcpu, cpu, r, run->exit_reason, run->s.regs.device_irq_level);
-	TEST_ASSERT(interrupts_on(cpu) > before, "CPU %d should have been interrupted by the timer of vCPU %d", cpu, vcpu);
+	TEST_ASSERT(interrupts_on(cpu) == before + 1, "CPU %d should have been interrupted once by the timer of vCPU %d, not %lu times",
+		    cpu, vcpu, interrupts_on(cpu) - before);
 }
 
 /* Its timer is still pending, and yet it gets on, there, without another interrupt. */
@@ -100,7 +117,7 @@ static void goes_on_pending(struct test_vm *t, int vcpu, int cpu)
 	unsigned long before = interrupts_on(cpu);
 
 	set_interrupted(t, true);
-	TEST_ASSERT(run_on(t, vcpu, cpu) == 1, "vCPU %d should notice that it was interrupted", vcpu);
+	TEST_ASSERT(run_on(t, vcpu, cpu) == 1, "vCPU %d should be interrupted within %d ms", vcpu, WAIT_MS);
 	TEST_ASSERT(is_pending(t, vcpu), "the timer of vCPU %d should still be pending", vcpu);
 	TEST_ASSERT(interrupts_on(cpu) == before, "CPU %d should not be interrupted again by the timer of vCPU %d", cpu, vcpu);
 }
