@@ -134,9 +134,12 @@ static void fetch_from_afar(struct test_vm *t, char *start)
 {
 	static int in_flight;
 	uint64_t until;
+	int now;
 
-	while (__atomic_add_fetch(&in_flight, 1, __ATOMIC_ACQUIRE) > FETCH_LIMIT)
-		__atomic_sub_fetch(&in_flight, 1, __ATOMIC_RELAXED);
+	do {
+		now = __atomic_load_n(&in_flight, __ATOMIC_RELAXED);
+	} while (now >= FETCH_LIMIT || !__atomic_compare_exchange_n(&in_flight, &now, now + 1, true, __ATOMIC_ACQUIRE,
+								     __ATOMIC_RELAXED));
 	if (getenv("instruction_ns")) {
 		two_instructions_times(FETCH_NS / 2);
 	} else {

@@ -18,12 +18,14 @@
 
 #include "delivery.h"
 
-#define WARM	16	/* pages of each vCPU that are not counted */
+#define WARM	16	/* pages of each vCPU that are not counted, and up to 30 more */
 #define TIMED	64	/* of each timed part */
+#define LRU_BATCH	31	/* pages that a CPU adds to the LRU at once: PAGEVEC_SIZE */
+#define PER_TABLE	512	/* pages: vCPUs share no page-table page, so that the warm-up has all of them */
 #define PARTS	2	/* for lockstep to take another quantum for the second */
 
 static struct delivery d;
-static size_t warm_pages, timed_pages;	/* WARM and TIMED of the mode */
+static size_t timed_pages;	/* TIMED of the mode */
 static uint64_t ns[PARTS];	/* of the timed parts */
 static int ready, done;		/* how often vCPUs were, over all parts */
 static int go;			/* parts that have begun */
@@ -73,6 +75,7 @@ static void run_part(struct runner *r, int part, bool first)
 	__atomic_add_fetch(&done, 1, __ATOMIC_RELEASE);
 	if (first)
 		stop_clock(part);
+	wait_for_all(&done, part);
 	delivery_verify(&d, &r->timed[part]);
 }
 
@@ -93,14 +96,30 @@ static void *vcpu_main(void *arg)
 	return NULL;
 }
 
+/* vCPUs that run in lockstep would all come to the LRU's lock at once, if they all began alike. */
+static size_t warm_pages(int vcpu)
+{
+	return mode_pages(d.m, WARM) + (d.m->overlap ? 0 : vcpu % LRU_BATCH);
+}
+
+static size_t all_warm_pages(void)
+{
+	size_t sum = warm_pages(0);
+	int i;
+
+	for (i = 1; i < d.vcpus && !d.m->overlap; i++)
+		sum += warm_pages(i);
+	return sum;
+}
+
 static struct runner runner_of(int vcpu)
 {
-	size_t first = d.m->overlap ? 0 : vcpu * (warm_pages + PARTS * timed_pages);
-	struct runner r = { .warm = { .vcpu = vcpu, .first = first, .count = warm_pages } };
+	size_t first = d.m->overlap ? 0 : vcpu * PER_TABLE;
+	struct runner r = { .warm = { .vcpu = vcpu, .first = first, .count = warm_pages(vcpu) } };
 	int part;
 
 	for (part = 0; part < PARTS; part++)
-		r.timed[part] = (struct batch){ .vcpu = vcpu, .first = first + warm_pages + part * timed_pages,
+		r.timed[part] = (struct batch){ .vcpu = vcpu, .first = first + r.warm.count + part * timed_pages,
 						.count = timed_pages };
 	return r;
 }
@@ -131,7 +150,7 @@ static bool print(FILE *out, int part)
 	size_t times = d.m->overlap ? 1 : d.vcpus;
 
 	return fprintf(out, "{\"mode\": \"%s\", \"vcpus\": %d, \"pages\": %zu, \"warm\": %zu, \"ns\": %lu}\n", d.m->name,
-		       d.vcpus, times * timed_pages, part ? 0 : times * warm_pages, ns[part]) > 0;
+		       d.vcpus, times * timed_pages, part ? 0 : all_warm_pages(), ns[part]) > 0;
 }
 
 int main(int argc, char *argv[])
@@ -146,10 +165,9 @@ int main(int argc, char *argv[])
 		fprintf(stderr, "usage: %s MODE [VCPUS], at most %d, or vcpus= in the environment\n", argv[0], MAX_VCPUS);
 		return 2;
 	}
-	warm_pages = mode_pages(m, WARM);
 	timed_pages = mode_pages(m, TIMED);
+	delivery_start(&d, m, vcpus, PER_TABLE, vcpus);
 	mark_warm();
-	delivery_start(&d, m, vcpus, warm_pages + PARTS * timed_pages, vcpus);
 	run_all();
 	out = path ? fopen(path, "a") : stdout;
 	for (part = 0; part < PARTS; part++)

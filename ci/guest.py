@@ -48,8 +48,8 @@ FEW_HUGEPAGES = 16
 class Lockstep:
     quanta: tuple    # instructions, of each timed part
     vcpus: int
-    boot: int = 1    # which of several alike
-    spin: tuple = () # where CPUs wait for a lock: with a profile
+    boot: int = 1    # which of several
+    spin: tuple = () # (start, end) of where CPUs wait for a lock: a profile is wanted
 
     def __str__(self):
         return f"{self.vcpus}vcpus-{self.boot}"
@@ -59,7 +59,7 @@ class Lockstep:
 class Request:
     arch: Arch
     mode: Mode
-    kind: str            # tests, bench or scale
+    kind: str            # tests, bench, scale or profile
     cases: tuple         # of cases.Case
     kernel: pathlib.Path
     initramfs: pathlib.Path
@@ -160,6 +160,8 @@ def device_tree(request, directory):
     """QEMU's arguments for its own device tree, but for what the mode is to lack."""
     if not request.mode.without:
         return []
+    if not shutil.which("fdtput"):
+        raise BadInput(f"fdtput not found, which mode {request.mode.name} needs: run make deps")
     path = directory / "dtb"
     subprocess.run([qemu_binary(request.qemu), "-nodefaults", "-display", "none", "-smp", str(request.cpus), "-cpu", request.arch.cpu_tcg,
                     "-m", str(request.config.memory_mb), "-machine", f"{request.arch.machine},dumpdtb={path}"],
@@ -200,10 +202,6 @@ def slow_clock(request):
     return ["env", f"LD_PRELOAD={libraries[0]}", f"FAKETIME=+0x{1 / SLOWDOWN}"]
 
 
-def spin_arguments(spin):
-    return ["profile=1", f"spin={spin[0]:x}-{spin[1]:x}"] if spin else []
-
-
 def plugins(request, directory):
     def out(name):
         return f"out={directory / name}".replace(",", ",,")
@@ -211,7 +209,7 @@ def plugins(request, directory):
     if request.lockstep:
         found += plugin(request, "lockstep", *(f"quantum={quantum}" for quantum in request.lockstep.quanta),
                         f"wait_us={LOCKSTEP_WAIT_US}",
-                        *spin_arguments(request.lockstep.spin), out("lockstep"))
+                        *(f"spin={start:x}-{end:x}" for start, end in request.lockstep.spin), out("lockstep"))
     if request.timeline:
         found += plugin(request, "timeline", *request.timeline, out("timeline"))
     return found
@@ -226,7 +224,7 @@ def command(request, directory):
 
 def shell_command(request, initramfs):
     parameters = f"{request.arch.append} {clock_parameters(request)} {request.mode.append} panic=-1 quiet hugepages={FEW_HUGEPAGES} run=shell"
-    return [*machine(request, initramfs, parameters), "-serial", "mon:stdio"]
+    return [*machine(request, initramfs, parameters), *device_tree(request, initramfs.parent), "-serial", "mon:stdio"]
 
 
 class Tail:

@@ -13,6 +13,8 @@ import json
 import os
 import pathlib
 import platform
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -157,12 +159,17 @@ def series_hash(release):
     return total.hexdigest()
 
 
+def lockstep_identity(request):
+    return {"plugin_sha256": sha256(guest.plugin_path(request, "lockstep")), "quanta": list(request.lockstep.quanta),
+            "wait_us": guest.LOCKSTEP_WAIT_US, "slowdown": guest.SLOWDOWN}
+
+
 def metadata(request):
     """What makes a boot comparable with another; the keys are in results/README.md."""
     near = request.kernel.with_suffix
-    lockstep = {"plugin_sha256": sha256(guest.plugin_path(request, "lockstep"))} if request.lockstep else {}
     return {
-        **lockstep,
+        **(lockstep_identity(request) if request.lockstep else {}),
+        "cases": [case.name for case in request.cases],
         "arch": request.arch.name, "mode": request.mode.name, "accel": request.accel,
         "config": request.config.name, "icount": request.icount, "cpus": request.cpus,
         "base": knob("BASE"), "series": knob("SERIES", "patched"),
@@ -209,23 +216,24 @@ class Run:
         """@resume: the directory of a run that was cut off, instead of a new one."""
         self.what, self.boots = what, []
         self.policy, self.known = splat.load_policy(), cases_.load_known()
-        if resume and not resume.resolve().name.endswith(f"-{what}"):
-            raise BadInput(f"RESUME={resume}: not the directory of a run of make {what}")
-        self.directory = resume.resolve() if resume else make_directory(
+        self.directory = pathlib.Path(resume).resolve() if resume else make_directory(
             pathlib.Path(knob("RESULTS", "results")), f"{time.strftime('%Y%m%d-%H%M%S')}-{what}")
+        if resume:
+            (self.directory / "table.txt").unlink(missing_ok=True)
+            make_latest(self.directory)
         self.unfinished = None  # the boot under way: if it stays, the run was cut off
 
     def boot(self, request):
         self.unfinished = request
         directory = self.directory / request.directory
         meta = metadata(request)
-        outcome = finished_outcome(directory, meta)
-        if not outcome:
+        boot = finished_boot(request, directory, meta)
+        if not boot:
+            shutil.rmtree(directory, ignore_errors=True)
             make_room(directory)
-            outcome = guest.run(request, directory)
-        boot = self.judge(request, directory, outcome)
-        boot.meta = meta
-        save_verdict(boot)
+            boot = self.judge(request, directory, guest.run(request, directory))
+            boot.meta = meta
+            save_verdict(boot)
         self.boots.append(boot)
         self.unfinished = None
         self.say(boot)
@@ -287,20 +295,34 @@ class Run:
 NOT_IDENTITY = ("repository", "host")
 
 
-def finished_outcome(directory, meta):
-    """The Outcome of a boot that passed before the run was cut off; else there will be no directory."""
-    path = directory / "meta.json"
-    if not path.exists() or json.loads(path.read_text())["verdict"] != "pass":
-        shutil.rmtree(directory, ignore_errors=True)
+def check_resume(what):
+    """The directory that RESUME= names, or None."""
+    path = pathlib.Path(knob("RESUME")) if knob("RESUME") else None
+    if path and not (path.is_dir() and re.fullmatch(rf"\d+-\d+-{what}(-\d+)?", path.resolve().name)):
+        raise BadInput(f"RESUME={path}: not the directory of a run of make {what}")
+    return path
+
+
+def read_meta(path):
+    """What a boot has left, or {} if that is nothing whole."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def finished_boot(request, directory, meta):
+    """The Boot that passed before the run was cut off, as it was judged then, or None."""
+    then = read_meta(directory / "meta.json")
+    if then.get("verdict") != "pass":
         return None
-    then = json.loads(path.read_text())
     changed = [key for key, value in meta.items() if key not in NOT_IDENTITY and then.get(key) != value]
     if changed:
-        raise BadInput(f"{path} was measured with another {', '.join(changed)}: start anew, without RESUME=")
+        raise BadInput(f"{directory}/meta.json was measured with another {', '.join(changed)}: start anew, without RESUME=")
     stream = ktap.Stream()
     for line in (directory / "tests.ktap").read_text(errors="replace").splitlines():
         stream.feed(line)
-    return guest.Outcome(stream, "exited", "", then["seconds"])
+    return Boot(request, directory, guest.Outcome(stream, "exited", "", then["seconds"]), [], then)
 
 
 DISK_IS_FULL = "the disk is full: make room, run again"
@@ -326,11 +348,16 @@ def make_directory(results, name):
             break
         except FileExistsError:  # another run of the same second
             directory = results / f"{name}-{more}"
-    # By renaming, since two runs may start at once.
-    link = directory / "latest"
-    link.symlink_to(directory.name)
-    link.replace(results / "latest")
+    make_latest(directory)
     return directory
+
+
+def make_latest(directory):
+    """By renaming, since two runs may start at once."""
+    link = directory / "latest"
+    link.unlink(missing_ok=True)
+    link.symlink_to(directory.name)
+    link.replace(directory.parent / "latest")
 
 
 def save_verdict(boot):
@@ -342,15 +369,23 @@ def save_verdict(boot):
                          "where": f.where} for f in boot.findings]
     meta["results"] = [{"name": r.name, "status": r.status, "reason": r.reason}
                        for r in boot.outcome.stream.results]
-    (boot.directory / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    # By renaming: a run that is cut off here has to be readable.
+    path = boot.directory / "meta.json.new"
+    path.write_text(json.dumps(meta, indent=1) + "\n")
+    path.replace(boot.directory / "meta.json")
+
+
+def knobs_given(*more):
+    """Those that are not what they are anyway, for a command line; @more: names that have no default."""
+    defaults = {**GIVEN_AGAIN, "BASE": knob("DEFAULT_BASE"), **dict.fromkeys(more, "")}
+    return [shlex.quote(f"{name}={knob(name)}") for name in defaults if knob(name) not in ("", defaults[name])]
 
 
 def explain(boot, finding):
     """A finding, its log, and the one command that repeats just it."""
     request = boot.request
-    knobs = [f"ARCH={request.arch.name}", f"MODE={request.mode.name}"]
-    defaults = {**GIVEN_AGAIN, "BASE": knob("DEFAULT_BASE")}
-    knobs += [f"{name}={knob(name)}" for name in defaults if knob(name) not in ("", defaults[name])]
+    knobs = [f"ARCH={request.arch.name}", f"MODE={request.mode.name}", *knobs_given()]
+    knobs += [f"VCPUS={request.lockstep.vcpus}"] if request.lockstep else []
     knobs += [f"CASES={finding.case}"] if finding.case else []
     if finding.verdict == Verdict.KNOWN:
         return f"KNOWN {request.name} {finding.case}: {finding.text}"

@@ -20,7 +20,6 @@ import collections
 import dataclasses
 import json
 import os
-import pathlib
 import re
 import statistics
 import sys
@@ -43,18 +42,22 @@ BOOTS = {False: 1, True: 3}
 MAX_CPUS = 64
 # Above that, in per cent, a point is marked
 MOST_SPREAD = 3
-MARK = re.compile(r"mark (\d+) (\d+)")
+# Of a part's quanta: a CPU that went on alone executed more than the clock says.
+MOST_TIMEOUTS = 0.01
+MARK = re.compile(r"mark \d+ (\d+) quantum=(\d+) timeouts=(\d+)")
 SAMPLE = re.compile(r"(sample|spin) ([0-9a-f]+) (\d+)")
 END = re.compile(r"end (\d+) quanta=(\d+) timeouts=(\d+) idle=(\d+)")
 
 
 def full():
+    if run.knob("FULL", "0") not in ("0", "1"):
+        raise BadInput(f"FULL={run.knob('FULL')}: choose 1, or leave it unset")
     return run.knob("FULL", "0") == "1"
 
 
 def numbers_of_vcpus():
     text = run.knob("VCPUS", VCPUS[full()])
-    numbers = [int(word) for word in text.split() if word.isdigit()]
+    numbers = [int(word) for word in text.split() if word.isdecimal() and word.isascii()]
     if len(numbers) != len(text.split()) or not numbers or not all(0 < n <= MAX_CPUS // 2 for n in numbers):
         raise BadInput(f"VCPUS={text}: want numbers from 1 to {MAX_CPUS // 2}")
     return sorted(set(numbers))
@@ -83,21 +86,42 @@ def requests(archs):
             yield from (with_lockstep(request, vcpus, boot) for request in plain)
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What passed between two markers."""
+    instructions: int   # of the critical path
+    quantum: int
+    timeouts: int       # how often a CPU went on alone
+    samples: dict       # {(kind, address): times}
+
+    def problem(self, wanted):
+        if self.quantum != wanted or self.instructions <= 0:
+            return f"{self.instructions} instructions with a quantum of {self.quantum}, not {wanted}"
+        if self.timeouts * self.quantum > MOST_TIMEOUTS * self.instructions:
+            return f"CPUs went on alone {self.timeouts} times in {self.instructions} instructions: is the host busy?"
+        return ""
+
+
 def read_lockstep(path):
-    """([virtual time of each marker], [{(kind, address): times} of each part], the last line's fields)"""
+    """([Part], the last line's fields)"""
     text = path.read_text()
     end = END.search(text)
     if not end:
         raise BadInput(f"{path} has no end: QEMU or its plugin was cut off")
-    marks, samples = [], []
+    parts, start = [], None
     for line in text.splitlines():
-        if MARK.fullmatch(line):
-            marks.append(int(line.split()[2]))
-            samples += [{}] if len(marks) % 2 == 0 else []
-        elif SAMPLE.fullmatch(line) and samples:
-            kind, address, count = line.split()
-            samples[-1][kind, int(address, 16)] = int(count)
-    return marks, samples, [int(field) for field in end.groups()]
+        mark, sample = MARK.fullmatch(line), SAMPLE.fullmatch(line)
+        if mark and not start:
+            start = [int(word) for word in mark.groups()]
+        elif mark:
+            time, quantum, timeouts = (int(word) for word in mark.groups())
+            parts.append(Part(time - start[0], quantum, timeouts - start[2], {}))
+            start = None
+        elif sample and parts:
+            parts[-1].samples[sample[1], int(sample[2], 16)] = int(sample[3])
+    if start:
+        raise BadInput(f"{path} has a part that does not end")
+    return parts, [int(field) for field in end.groups()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +135,20 @@ class Point:
 def points_of(boot):
     """What one boot has measured.  Problems become findings of the boot."""
     # Each case has a timed part for each quantum.
-    parts = [(r.name, quantum) for r in boot.outcome.stream.results if r.status == "pass" for quantum in QUANTA]
+    wanted = [(r.name, quantum) for r in boot.outcome.stream.results if r.status == "pass" for quantum in QUANTA]
     lockstep = boot.request.lockstep
     try:
-        marks, _, (_, quanta, timeouts, idle) = read_lockstep(boot.directory / "lockstep")
+        parts, (_, quanta, timeouts, idle) = read_lockstep(boot.directory / "lockstep")
         records = [json.loads(line) for line in (boot.directory / "bench.jsonl").read_text().splitlines()]
-        if len(marks) != 2 * len(parts) or [r["mode"] for r in records] != [mode for mode, _ in parts]:
-            raise BadInput(f"{len(parts)} timed parts, with {len(records)} records and {len(marks)} markers")
-        if any(r["vcpus"] != lockstep.vcpus for r in records):
-            raise BadInput(f"bench.jsonl is of another number of vCPUs than {lockstep.vcpus}")
-        times = [end - start for start, end in zip(marks[::2], marks[1::2])]
-        boot.meta["lockstep"] = {"quanta": QUANTA, "vcpus": lockstep.vcpus, "boot": lockstep.boot,
+        if len(parts) != len(wanted) or [(r["mode"], r["vcpus"]) for r in records] != [(mode, lockstep.vcpus) for mode, _ in wanted]:
+            raise BadInput(f"{len(wanted)} timed parts, with {len(parts)} in lockstep and {len(records)} records, not all as wanted")
+        problems = [f"{mode}: {problem}" for (mode, quantum), part in zip(wanted, parts) if (problem := part.problem(quantum))]
+        if problems:
+            raise BadInput("; ".join(problems))
+        boot.meta["lockstep"] = {"vcpus": lockstep.vcpus, "boot": lockstep.boot,
                                  "timeouts": timeouts / quanta, "idle": idle / quanta / boot.request.cpus}
-        return [Point(mode, lockstep.vcpus, quantum, r["pages"] * 1e6 / time)
-                for (mode, quantum), r, time in zip(parts, records, times)]
+        return [Point(mode, lockstep.vcpus, quantum, r["pages"] * 1e6 / part.instructions)
+                for (mode, quantum), r, part in zip(wanted, records, parts)]
     except (BadInput, OSError, ValueError, KeyError, ZeroDivisionError) as error:
         boot.findings.append(Finding(Verdict.HARNESS, "", f"not measured: {error}", "lockstep"))
         return []
@@ -290,15 +314,17 @@ def measure(this, wanted):
 def scale(archs):
     plot.check()
     check_knobs()
+    resume = run.check_resume("scale")
     if archs[:1] == ["--plan"]:
         return run.show_plan(run.plan(archs[1:], "scale", default_mode=True))
     wanted = list(requests(archs))
-    this = run.Run("scale", pathlib.Path(run.knob("RESUME")) if run.knob("RESUME") else None)
+    this = run.Run("scale", resume)
     points = measure(this, wanted)
     tables = ["\n".join(table(name, found)) for name, found in points.items()]
     status = this.finish("\n\n".join([*tables, method(this.boots)]) + "\n" if tables else "")
-    if len(this.boots) < len(wanted):
-        print(f"scale: cut off; to go on: make scale {'FULL=1 ' if full() else ''}RESUME={this.directory}", file=sys.stderr)
+    if len(this.boots) < len(wanted) or this.boots[-1].verdict == Verdict.INTERRUPTED:
+        knobs = [f"ARCH={archs[0]}"] * (len(archs) == 1) + run.knobs_given("MODE", "CASES", "FULL", "VCPUS", "BOOTS")
+        print(f"scale: cut off; to go on: make scale {' '.join(knobs)} RESUME={this.directory}", file=sys.stderr)
         return int(Verdict.INTERRUPTED)
     return plot.afterwards(status, draw, this.directory, points) if points else status
 

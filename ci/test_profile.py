@@ -9,35 +9,39 @@ import arch
 import flame
 import profile
 
+# 200 faults of two vCPUs, with two timed parts
 COUNTS = """Random seed: 0x1
 {"mode": "fast_minor", "vcpus": 2, "pages": 80, "warm": 20, "ns": 5}
 {"mode": "fast_minor", "vcpus": 2, "pages": 100, "warm": 0, "ns": 5}
-201 kvm:kvm_userspace_exit 900 100.00
+212 kvm:kvm_userspace_exit 900 100.00
 400 kvm:kvm_exit 900 100.00
 """.splitlines()
 STACKS = ["a;b;c 6", "a;b 2", "a;<d> 2"]
 
 
 class Perf(unittest.TestCase):
+    CONTENT = {"counts": COUNTS, "exits": ["x"], "locks": ["y"], "stacks": STACKS}
+
     def test_events_are_told_by_fault(self):
-        self.assertEqual(profile.counts(COUNTS), {"kvm:kvm_userspace_exit": 1.005, "kvm:kvm_exit": 2.0})
+        first = next(profile.lines_of("fast_minor", self.CONTENT, []))
+        self.assertEqual(first, "fast_minor: kvm_userspace_exit 1.00, kvm_exit 2.00 a fault")
 
     def test_no_record_no_fault(self):
         with self.assertRaisesRegex(arch.BadInput, "no record"):
-            profile.counts(COUNTS[-2:])
+            profile.faults_of(COUNTS[-2:])
 
-    def test_an_exit_a_fault_or_none(self):
-        found = {profile.EXITS: 1.005}
-        self.assertEqual(profile.check_counts("fast_minor", found), "")
-        self.assertIn("1.005 a fault, want 0", profile.check_counts("uffd_minor", found))
-        self.assertIn("not counted", profile.check_counts("fast_minor", {}))
-        self.assertIn("want 1", profile.check_counts("fast_minor", {profile.EXITS: 1.02}))
+    def test_exits_are_as_many_as_faults_or_none(self):
+        self.assertEqual(profile.check_counts("fast_minor", COUNTS), "")
+        self.assertIn("212, want 12 to 12", profile.check_counts("uffd_minor", COUNTS))
+        self.assertIn("0, want 212", profile.check_counts("fast_minor", COUNTS[:3]))
+        self.assertIn("213, want 212", profile.check_counts("fast_minor", [line.replace("212", "213") for line in COUNTS]))
+        self.assertEqual(profile.check_counts("fast_minor_overlap", [line.replace("212", "412") for line in COUNTS]), "")
 
     def test_sections(self):
-        found = profile.sections("x\n== counts\n1\n2\n== exits\n== locks\n3\n== stacks\n")
-        self.assertEqual(found, {"counts": ["1", "2"], "exits": [], "locks": ["3"], "stacks": []})
-        with self.assertRaisesRegex(arch.BadInput, "no locks, stacks from"):
-            profile.sections("== counts\n== exits\n")
+        found = profile.sections("x\n== counts\n1\n2\n== exits\n4\n== locks\n3\n== stacks\n5\n")
+        self.assertEqual(found, {"counts": ["1", "2"], "exits": ["4"], "locks": ["3"], "stacks": ["5"]})
+        with self.assertRaisesRegex(arch.BadInput, "nothing under exits, locks, stacks from"):
+            profile.sections("== counts\n1\n== exits\n\n== locks\n")
 
 
 class Samples(unittest.TestCase):

@@ -26,32 +26,38 @@ class Reading(unittest.TestCase):
                                      request=types.SimpleNamespace(cpus=4, lockstep=guest.Lockstep(scale.QUANTA, 2)))
 
     RECORD = '{"mode": "a", "vcpus": 2, "pages": 2048}\n' * 2
-    MARKS = "mark 0 1000000\nmark 0 9000000\nmark 0 20000000\nmark 0 36000000\n"
+    MARKS = ("mark 0 1000000 quantum=250 timeouts=0\nmark 0 9000000 quantum=250 timeouts=2\n"
+             "mark 0 20000000 quantum=500 timeouts=2\nmark 0 36000000 quantum=500 timeouts=3\n")
     END = "end 90000000 quanta=1000 timeouts=10 idle=2000\n"
 
     def test_a_point(self):
         boot = self.boot(self.MARKS + self.END, self.RECORD)
         self.assertEqual(scale.points_of(boot), [Point("a", 2, 250, 256.0), Point("a", 2, 500, 128.0)])
-        self.assertEqual(boot.meta["lockstep"], {"quanta": (250, 500), "vcpus": 2, "boot": 1, "timeouts": 0.01, "idle": 0.5})
+        self.assertEqual(boot.meta["lockstep"], {"vcpus": 2, "boot": 1, "timeouts": 0.01, "idle": 0.5})
         self.assertEqual(boot.findings, [])
 
     def test_what_is_no_measurement(self):
         marks = self.MARKS
-        for lockstep, bench in ((marks, self.RECORD), ("mark 0 1\n" + self.END, self.RECORD), (marks + self.END, ""),
-                                (marks + self.END, "{"), (marks + self.END, self.RECORD.replace("2,", "4,")),
-                                (marks + self.END, self.RECORD.replace("a", "b")), ("mark 0 5\n" * 4 + self.END, self.RECORD)):
+        for why, lockstep, bench in (
+                ("has no end", marks, self.RECORD), ("does not end", "mark 0 1 quantum=250 timeouts=0\n" + self.END, self.RECORD),
+                ("0 records", marks + self.END, ""), ("Expecting", marks + self.END, "{"),
+                ("not all as wanted", marks + self.END, self.RECORD.replace("2,", "4,")),
+                ("not all as wanted", marks + self.END, self.RECORD.replace("a", "b")),
+                ("a: -11000000 instructions", marks.replace("36000000", "9000000") + self.END, self.RECORD),
+                ("quantum of 250, not 500", marks.replace("500", "250") + self.END, self.RECORD),
+                ("went on alone 401 times", marks.replace("timeouts=2\nmark", "timeouts=401\nmark") + self.END, self.RECORD),
+                ("does not end", marks + "mark 0 40000000 quantum=250 timeouts=0\n" + self.END, self.RECORD)):
             boot = self.boot(lockstep, bench)
             self.assertEqual(scale.points_of(boot), [])
-            self.assertEqual([f.verdict for f in boot.findings], [Verdict.HARNESS])
-
-    def test_one_end_mark_too_many(self):
-        boot = self.boot(self.MARKS + "mark 0 40000000\n" + self.END, self.RECORD)
-        self.assertEqual(scale.points_of(boot), [])
+            (finding,) = boot.findings
+            self.assertEqual(finding.verdict, Verdict.HARNESS)
+            self.assertIn(why, finding.text)
 
     def test_samples_are_of_the_part_that_ends(self):
-        boot = self.boot(f"mark 0 1\nmark 0 2\nsample ffff 3\nspin ff 1\nmark 0 3\nmark 0 4\n{self.END}", "")
-        marks, samples, _ = scale.read_lockstep(boot.directory / "lockstep")
-        self.assertEqual((marks, samples), ([1, 2, 3, 4], [{("sample", 0xffff): 3, ("spin", 0xff): 1}, {}]))
+        first, second = self.MARKS.split("mark 0 20")
+        boot = self.boot(f"{first}sample ffff 3\nspin ff 1\nmark 0 20{second}{self.END}", "")
+        parts, _ = scale.read_lockstep(boot.directory / "lockstep")
+        self.assertEqual([p.samples for p in parts], [{("sample", 0xffff): 3, ("spin", 0xff): 1}, {}])
 
 
 class Table(unittest.TestCase):
@@ -99,7 +105,7 @@ class Knobs(unittest.TestCase):
         self.assertEqual(self.numbers(), [1, 2, 4, 8])
         self.assertEqual(self.numbers(FULL="1")[-1], 32)
         self.assertEqual(self.numbers(VCPUS="8 2 2"), [2, 8])
-        for wrong in ("0", "33", "two", "-1"):
+        for wrong in ("0", "33", "two", "-1", "\u00b2"):
             with self.assertRaisesRegex(arch.BadInput, f"VCPUS={wrong}: want numbers"):
                 self.numbers(VCPUS=wrong)
 

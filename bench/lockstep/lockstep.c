@@ -9,20 +9,22 @@
  * had to be executed one after another.  There are no caches and there is no coherence: it
  * shows serialisation, nothing else.  Outside the CPUs run as they please, which boots fast.
  *
- *   -plugin lockstep.so,quantum=250,quantum=500,out=FILE[,wait_us=20000][,profile=1,spin=START-END]
+ *   -plugin lockstep.so,quantum=250,quantum=500,out=FILE[,wait_us=20000][,spin=START-END]
  *
  * A program has as many timed parts as there are quanta, the first for the warm-up as well.
  *
  * FILE has these lines for each marker of the timed part, and one at the end:
- *   mark CPU TIME          TIME in instructions: quanta that are over, and what this CPU
- *                          has executed of the present one
- *   sample ADDRESS COUNT   with profile=1, after the mark that ends a part: what the CPUs
+ *   mark CPU TIME quantum=N timeouts=N
+ *                          TIME in instructions: quanta that are over, and what this CPU
+ *                          has executed of the present one, which has N; timeouts: how often,
+ *                          until now, a CPU went on without the others, since one of them
+ *                          stood in QEMU itself, or the host had no time for it
+ *   sample ADDRESS COUNT   with spin=, after the mark that ends a part: what the CPUs
  *                          were executing at the ends of their quanta, hexadecimal
  *   spin ADDRESS COUNT     the same of CPUs that were between the addresses START and END,
  *                          where CPUs wait for a lock: what they had executed before
  *   end TIME quanta=N timeouts=N idle=N
- *                          timeouts: how often a CPU went on without the others, since one
- *                          of them stood in QEMU itself; idle: quanta times idle CPUs
+ *                          idle: quanta times idle CPUs
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -40,7 +42,7 @@
 
 static FILE *out;
 
-/* --- the profile: how often an address was found, in tables that are open to collisions --- */
+/* --- the profile: how often an address was found, in hash tables with open addressing --- */
 
 #define MAX_SAMPLES	(1 << 16)
 
@@ -240,14 +242,11 @@ static void executes_block(unsigned int vcpu, void *data)
 		wait_for_others(cpu, address);
 }
 
+/* CPUs have the rest of an old quantum first, which is over before the timed part begins. */
 static void choose_quantum(size_t of_part)
 {
-	size_t i;
-
 	part = of_part;
 	quantum = quantum_of[part];
-	for (i = 0; i < MAX_CPUS; i++)
-		cpus[i].left = quantum;
 }
 
 /* Markers come one at a time: a program has one thread that executes them. */
@@ -275,7 +274,8 @@ static void executes_marker(unsigned int vcpu, void *data)
 {
 	(void)data;
 	pthread_mutex_lock(&lock);
-	fprintf(out, "mark %u %" PRIu64 "\n", vcpu, now + quantum - cpus[vcpu].left);
+	fprintf(out, "mark %u %" PRIu64 " quantum=%" PRId64 " timeouts=%" PRIu64 "\n", vcpu, now + quantum - cpus[vcpu].left,
+		quantum, timeouts);
 	timed = !timed;
 	if (!timed)
 		end_part();
@@ -323,12 +323,8 @@ static bool parse(const char *argument)
 		return nr_quanta < MAX_QUANTA && (quantum_of[nr_quanta++] = atoll(argument + 8)) > 0;
 	if (!strncmp(argument, "wait_us=", 8))
 		return (wait_ns = atol(argument + 8) * 1000) > 0;
-	if (!strncmp(argument, "profile=", 8)) {
-		profile = argument[8] == '1';
-		return profile || !strcmp(argument + 8, "0");
-	}
 	if (!strncmp(argument, "spin=", 5))
-		return sscanf(argument, "spin=%" SCNx64 "-%" SCNx64, &spin_start, &spin_end) == 2;
+		return profile = sscanf(argument, "spin=%" SCNx64 "-%" SCNx64, &spin_start, &spin_end) == 2;
 	if (!strncmp(argument, "out=", 4))
 		return (out = fopen(argument + 4, "w")) != NULL;
 	return false;
@@ -341,7 +337,7 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int
 	markers = find_markers(info->target_name);
 	for (i = 0; i < argc; i++) {
 		if (!parse(argv[i])) {
-			fprintf(stderr, "lockstep: %s: want quantum=N, wait_us=N, profile=0|1, spin=START-END or out=FILE\n", argv[i]);
+			fprintf(stderr, "lockstep: %s: want quantum=N, wait_us=N, spin=START-END or out=FILE\n", argv[i]);
 			return 1;
 		}
 	}
