@@ -87,9 +87,8 @@ void request_steal_time(struct test_vm *t, int vcpu, uint64_t gpa)
 
 /* --- VM and memory --- */
 
-/* For what a case allocates in the guest: nested page tables, a VMCB; and page tables, at 512 pages each */
+/* libkvm makes room for the page tables of so many pages: those of a case that maps more than the slot. */
 #define EXTRA_PAGES	128
-#define PAGES_PER_TABLE	512
 
 struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
 			      size_t pages, uint32_t flags)
@@ -113,7 +112,7 @@ struct test_vm test_vm_create_as(const struct test_vm_config *c)
 	if (c->backing == VM_MEM_SRC_ANONYMOUS_THP)
 		t.granule = t.page_size;
 
-	t.vm = __vm_create(c->mode ? shape : VM_SHAPE_DEFAULT, c->vcpus, EXTRA_PAGES + c->pages / PAGES_PER_TABLE);
+	t.vm = __vm_create(c->mode ? shape : VM_SHAPE_DEFAULT, c->vcpus, EXTRA_PAGES + c->pages);
 	if (c->setup)
 		c->setup(t.vm);
 	for (i = 0; i < c->vcpus; i++)
