@@ -72,6 +72,13 @@ $(error unknown CONFIG=$(CONFIG); there is no guest-images/$(CONFIG).config)
 endif
 endif
 
+# Targets with a kernel of their own: the images are built once, for one CONFIG.
+ifneq ($(filter profile coverage,$(MAKECMDGOALS)),)
+ifneq ($(CONFIG)$(filter-out profile coverage reference deps,$(MAKECMDGOALS))$(word 2,$(filter profile coverage,$(MAKECMDGOALS))),)
+$(error profile and coverage set CONFIG themselves, and build other images: run them alone)
+endif
+endif
+
 ifneq ($(filter fuzz,$(MAKECMDGOALS)),)
 ifneq ($(MODE)$(CASES)$(CONFIG)$(filter base,$(SERIES)),)
 $(error fuzz sets MODE, CASES, CONFIG and SERIES itself: the first mode, with the kernel's checkers)

@@ -138,21 +138,21 @@ def peer(mode):
 
 def cells(row, rows):
     if row is None:
-        return f"{'-':>10}{'-':>6}{'':>8}"
+        return f"{'-':>10}{'-':>6}{'':>7}"
     other = next((r for r in rows if r.mode == peer(row.mode) and r is not row), None)
     ratio = f"{float(other.price / row.price):.2f}x" if other else ""
-    return f"{round(row.price):>10}{round(row.spread):>6}{ratio:>8}"
+    return f"{round(row.price):>10}{round(row.spread):>6}{ratio:>7}"
 
 
 def table(columns):
     """columns: {name of a boot: [Row]}.  Yields the lines of the table."""
     modes = list(dict.fromkeys(row.mode for rows in columns.values() for row in rows))
     yield "instructions per fault, one vCPU, counted under QEMU icount"
-    yield f"{'':24}" + "".join(f"{name:>10}{'range':>6}{'vs peer':>8}" for name in columns)
+    yield f"{'':26}" + "".join(f"{name:>10}{'range':>6}{'peer':>7}" for name in columns)
     for mode in modes:
         line = "".join(cells(next((r for r in rows if r.mode == mode), None), rows)
                        for rows in columns.values())
-        yield f"{mode:24}{line}".rstrip()
+        yield f"{mode:26}{line}".rstrip()
 
 
 def merit_lines(columns):

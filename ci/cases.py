@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The case files, selftests/cases and bench/cases: what to run, and where."""
+"""The case files, selftests/cases, bench/cases and bench/scale: what to run, and where."""
 import dataclasses
 import fnmatch
 import os

@@ -210,13 +210,18 @@ def release_of(arch):
     return (pathlib.Path(run.knob("OUT")) / "patched" / f"{arch.name}.release").read_text().strip()
 
 
+TABLE_OF = re.compile(r"\d+ mutants of (\S+):")
+
+
 def earlier(path, release, mutants):
-    """{name: row} of the table that is there, of these mutants and the same series."""
+    """{name: row} of the table that is there, of these mutants.  A row of another series says so."""
     lines = path.read_text().splitlines() if path.exists() else []
-    if not lines or f" of {release}:" not in lines[0]:
+    of = TABLE_OF.match(lines[0]) if lines else None
+    if not of:
         return {}
-    names = {m.name for m in mutants}
-    return {line.split()[0]: row(*line.split(None, 3)) for line in lines[2:] if line and line.split()[0] in names}
+    names, when = {m.name for m in mutants}, "" if of[1] == release else f" (on {of[1]})"
+    return {line.split()[0]: row(*line.split(None, 3)) + (when if "(on " not in line else "")
+            for line in lines[2:] if line and line.split()[0] in names}
 
 
 def report(arch, rows, mutants):
@@ -224,6 +229,8 @@ def report(arch, rows, mutants):
     verdicts = [row.split()[2] for row in rows.values()]
     head = [f"{len(rows)} mutants of {release_of(arch)}: {verdicts.count('killed')} killed, "
             f"{verdicts.count('SURVIVED')} survived, {verdicts.count('ERROR')} not tried", ""]
+    older = sum("(on " in row for row in rows.values())
+    head[1:1] = [f"{older} of them on an earlier series, as they say"] if older else []
     missing = unproven(mutants, arch)
     tail = ["", "cases that no mutant names: " + (" ".join(missing) or "none")]
     return "\n".join(head + [rows[name] for name in sorted(rows)] + tail) + "\n"

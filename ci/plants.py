@@ -53,7 +53,7 @@ def load(path):
             raise ValueError
         return Plant(path.stem, tuple(words["Arch"].split()), kind, mode, numbers, path)
     except (ValueError, KeyError):
-        raise BadInput(f"{path}: want what is slower, Arch:, Bench: MODE N or Scale: MODE N P, and a diff") from None
+        raise BadInput(f"{path}: want what is slower, Arch:, Bench: MODE N or Scale: MODE N L, and a diff") from None
 
 
 def load_all(base):

@@ -13,6 +13,7 @@ import sys
 import cases
 import profile
 import run
+import scale
 from arch import ROOT, BadInput, names
 
 # By the kind of run: the table's file; what is copied to results/ with it; what the README
@@ -58,6 +59,8 @@ def reference_text(directory, kind):
                 m["config"] != CONFIGS.get(kind, "") or m["series"] != "patched" for m in mine):
             raise BadInput(f"{directory} did not measure every mode of the series on {name}; "
                            f"make {kind}{' FULL=1' * (kind == 'scale')} does")
+        if kind == "scale" and not scale.FULL_RUN <= {(m["lockstep"]["vcpus"], m["lockstep"]["boot"]) for m in mine}:
+            raise BadInput(f"{directory} is not all of make scale FULL=1; to go on: make scale FULL=1 RESUME={directory}")
     lines = [table.read_text().rstrip("\n"), ""]
     lines += dict.fromkeys(f"{m['arch']}/{m['mode']}: {m['release']}, {m['compiler']}, {m['qemu']}" for m in metas)
     return "\n".join(lines) + "\n"
@@ -77,7 +80,10 @@ def reference(argv):
     text = reference_text(directory, kind)
     (ROOT / "results" / TABLES[kind]).write_text(text)
     for pattern in BESIDE[kind]:
-        for path in directory.glob(pattern):
+        found = sorted(directory.glob(pattern))
+        if not found:
+            raise BadInput(f"{directory} has no {pattern}: make {kind} again")
+        for path in found:
             (ROOT / "results" / path.name).write_text(path.read_text())
     if PICTURES[kind]:
         path = ROOT / "README.md"

@@ -38,6 +38,8 @@ QUANTA = (250, 500)
 WITHOUT, WITH, SHARDED, MAPPED = "uffd_minor", "fast_minor", "uffd_minor_sharded", "mapped"
 VCPUS = {False: "1 2 4 8", True: "1 2 4 8 16 32"}
 BOOTS = {False: 1, True: 3}
+# What the README has to have: (vCPUs, boot)
+FULL_RUN = {(int(n), boot + 1) for n in VCPUS[True].split() for boot in range(BOOTS[True])}
 # NR_CPUS of the guest
 MAX_CPUS = 64
 # Above that, in per cent, a point is marked

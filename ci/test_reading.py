@@ -222,9 +222,9 @@ class Numbers(unittest.TestCase):
         rows = {"x86/npt": [bench.Row("uffd_minor_sharded", 200, 0, 0), bench.Row("fast_minor", 100, 1, 0)],
                 "arm64/vhe": [bench.Row("fast_minor", 30, 2, 0)]}
         self.assertEqual(list(bench.table(rows))[1:], [
-            "                           x86/npt range vs peer arm64/vhe range vs peer",
-            "uffd_minor_sharded             200     0                 -     -",
-            "fast_minor                     100     1   2.00x        30     2"])
+            "                             x86/npt range   peer arm64/vhe range   peer",
+            "uffd_minor_sharded               200     0                -     -",
+            "fast_minor                       100     1  2.00x        30     2"])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """What make scale reads, and what it says of it."""
+import json
 import pathlib
 import tempfile
 import types
@@ -9,6 +10,7 @@ import unittest.mock
 import arch
 import cases
 import guest
+import run
 import scale
 from scale import Point
 from verdict import Verdict
@@ -122,6 +124,46 @@ class Knobs(unittest.TestCase):
         self.assertEqual(str(progress), "")
         progress.add(wanted[0], 600)
         self.assertEqual(str(progress), ", some 30 min left")
+
+
+class Resume(unittest.TestCase):
+    META = {"release": "6.12", "cases": ["a"], "host": "one"}
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+        (self.directory / "tests.ktap").write_text("KTAP version 1\n1..1\nok 1 a\n# end\n")
+
+    def finished(self, meta, text=None):
+        then = json.dumps({**self.META, "verdict": "pass", "seconds": 3.0})
+        (self.directory / "meta.json").write_text(then if text is None else text)
+        return run.finished_boot(None, self.directory, meta)
+
+    def test_a_boot_that_passed_is_as_it_was(self):
+        boot = self.finished({**self.META, "host": "another"})
+        self.assertEqual((boot.meta["host"], boot.findings, [r.name for r in boot.outcome.stream.results]), ("one", [], ["a"]))
+
+    def test_a_boot_of_something_else_is_refused(self):
+        for key, value in (("release", "6.13"), ("cases", ["a", "b"]), ("quanta", [250])):
+            with self.assertRaisesRegex(arch.BadInput, f"another {key}"):
+                self.finished({**self.META, key: value})
+
+    def test_what_did_not_pass_is_measured_again(self):
+        for text in ("", "{", '{"verdict": "fail"}'):
+            self.assertIsNone(self.finished(self.META, text))
+
+    def test_a_directory_of_another_kind(self):
+        for name, good in (("20260101-120000-scale", True), ("20260101-120000-scale-2", True), ("20260101-120000-bench", False),
+                           ("none-scale", False)):
+            path = self.directory / name
+            path.mkdir()
+            with unittest.mock.patch.dict("os.environ", {"RESUME": str(path)}):
+                if good:
+                    self.assertEqual(run.check_resume("scale"), path)
+                else:
+                    with self.assertRaisesRegex(arch.BadInput, "not the directory of a run of make scale"):
+                        run.check_resume("scale")
 
 
 class Cases(unittest.TestCase):

@@ -141,9 +141,9 @@ class Timeline:
 def distribution_table(name, timelines):
     """The lines of one architecture's table; timelines: {mode: Timeline}."""
     yield f"{name}: instructions of single faults, counted in QEMU"
-    yield f"{'':24}{'faults':>8}{'min':>8}{'median':>8}{'p99':>8}{'max':>8}"
+    yield f"{'':26}{'faults':>8}{'min':>8}{'median':>8}{'p99':>8}{'max':>8}"
     for mode, timeline in timelines.items():
-        yield f"{mode:24}{len(timeline.faults):>8}" + "".join(f"{v:>8}" for v in timeline.distribution())
+        yield f"{mode:26}{len(timeline.faults):>8}" + "".join(f"{v:>8}" for v in timeline.distribution())
 
 
 def stage_table(name, mode, timeline):
