@@ -228,3 +228,8 @@ class Config(unittest.TestCase):
         path = cases.default_path("tests")
         names = {config: {c.name for c in cases.select(path, "x86", "npt", (), config)} for config in ("", "debug")}
         self.assertEqual(names["debug"] - names[""], {"inject_run", "inject_slot"})
+
+    def test_a_machine_that_lacks_something_has_the_cases_that_name_it(self):
+        found = cases.select(cases.default_path("tests"), "arm64", "nogic")
+        self.assertIn("timer_migrates", [c.name for c in found])
+        self.assertEqual([c.name for c in found if "arm64/nogic" not in c.archs], [])
