@@ -7,6 +7,7 @@ TIMEOUT, CPUS, CONFIG, SEED, STRESS, OPS, DEFAULT_BASE, OUT (what was built), RE
 """
 import dataclasses
 import errno
+import fcntl
 import fnmatch
 import hashlib
 import json
@@ -218,6 +219,7 @@ class Run:
         self.policy, self.known = splat.load_policy(), cases_.load_known()
         self.directory = pathlib.Path(resume).resolve() if resume else make_directory(
             pathlib.Path(knob("RESULTS", "results")), f"{time.strftime('%Y%m%d-%H%M%S')}-{what}")
+        self.lock = lock_directory(self.directory)
         if resume:
             (self.directory / "table.txt").unlink(missing_ok=True)
             make_latest(self.directory)
@@ -301,6 +303,16 @@ def check_resume(what):
     if path and not (path.is_dir() and re.fullmatch(rf"\d+-\d+-{what}(-\d+)?", path.resolve().name)):
         raise BadInput(f"RESUME={path}: not the directory of a run of make {what}")
     return path
+
+
+def lock_directory(directory):
+    """To be held as long as the run goes on: two would take each other's boots away."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadInput(f"{directory}: that run is still under way") from None
+    return descriptor
 
 
 def read_meta(path):

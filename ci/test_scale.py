@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What make scale reads, and what it says of it."""
 import json
+import os
 import pathlib
 import tempfile
 import types
@@ -117,6 +118,9 @@ class Knobs(unittest.TestCase):
             made = scale.with_lockstep(request, vcpus)
             self.assertEqual((made.cpus, made.environment), (cpus, (f"vcpus={vcpus}", "instruction_ns=1")))
 
+    def test_the_guest_has_so_many_cpus(self):
+        self.assertIn(f"CONFIG_NR_CPUS={scale.MAX_CPUS}\n", (arch.ROOT / "guest-images" / "kernel.config").read_text())
+
     def test_time_left(self):
         request = guest.Request(None, None, "scale", (1, 2), None, None, None, "")
         wanted = [scale.with_lockstep(request, n) for n in (2, 2, 6)]
@@ -152,6 +156,12 @@ class Resume(unittest.TestCase):
     def test_what_did_not_pass_is_measured_again(self):
         for text in ("", "{", '{"verdict": "fail"}'):
             self.assertIsNone(self.finished(self.META, text))
+
+    def test_one_at_a_time(self):
+        held = run.lock_directory(self.directory)
+        with self.assertRaisesRegex(arch.BadInput, "still under way"):
+            run.lock_directory(self.directory)
+        os.close(held)
 
     def test_a_directory_of_another_kind(self):
         for name, good in (("20260101-120000-scale", True), ("20260101-120000-scale-2", True), ("20260101-120000-bench", False),
