@@ -148,7 +148,7 @@ def points_of(boot):
         if problems:
             raise BadInput("; ".join(problems))
         boot.meta["lockstep"] = {"vcpus": lockstep.vcpus, "boot": lockstep.boot,
-                                 "timeouts": timeouts / quanta, "idle": idle / quanta / boot.request.cpus}
+                                 "timeouts": timeouts / quanta / boot.request.cpus, "idle": idle / quanta / boot.request.cpus}
         return [Point(mode, lockstep.vcpus, quantum, r["pages"] * 1e6 / part.instructions)
                 for (mode, quantum), r, part in zip(wanted, records, parts)]
     except (BadInput, OSError, ValueError, KeyError, ZeroDivisionError) as error:
@@ -272,8 +272,8 @@ def method(boots):
     idle = [100 * m["idle"] for m in measured]
     return (f"rate: with a quantum of {QUANTA[0]} instructions, mean over the boots.  Error: of the method, which is\n"
             f"what a quantum of {QUANTA[1]} gives instead, and the range over {max((m['boot'] for m in measured), default=0)} boots, "
-            f"\"!\" above {MOST_SPREAD} %.\nOf vCPUs that overlap, efficiency is in single vCPUs' rate.  Time-outs per quantum: at most "
-            f"{most:.4f};\nidle CPUs: {min(idle, default=0):.0f} to {max(idle, default=0):.0f} %.  published: by its authors, on x86 "
+            f"\"!\" above {MOST_SPREAD} %.\nOf vCPUs that overlap, efficiency is in single vCPUs' rate.  Time-outs: at most "
+            f"{100 * most:.3f} % of quanta;\nidle CPUs: {min(idle, default=0):.0f} to {max(idle, default=0):.0f} %.  published: by its authors, on x86 "
             "hardware, 2023\n(bench/published); only the ratio can be compared")
 
 

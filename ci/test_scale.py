@@ -36,7 +36,7 @@ class Reading(unittest.TestCase):
     def test_a_point(self):
         boot = self.boot(self.MARKS + self.END, self.RECORD)
         self.assertEqual(scale.points_of(boot), [Point("a", 2, 250, 256.0), Point("a", 2, 500, 128.0)])
-        self.assertEqual(boot.meta["lockstep"], {"vcpus": 2, "boot": 1, "timeouts": 0.01, "idle": 0.5})
+        self.assertEqual(boot.meta["lockstep"], {"vcpus": 2, "boot": 1, "timeouts": 0.0025, "idle": 0.5})
         self.assertEqual(boot.findings, [])
 
     def test_what_is_no_measurement(self):
