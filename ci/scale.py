@@ -23,6 +23,7 @@ import os
 import re
 import statistics
 import sys
+import textwrap
 import time
 
 import guest
@@ -270,11 +271,12 @@ def method(boots):
     measured = [b.meta["lockstep"] for b in boots if "lockstep" in b.meta]
     most = max((m["timeouts"] for m in measured), default=0)
     idle = [100 * m["idle"] for m in measured]
-    return (f"rate: with a quantum of {QUANTA[0]} instructions, mean over the boots.  Error: of the method, which is\n"
-            f"what a quantum of {QUANTA[1]} gives instead, and the range over {max((m['boot'] for m in measured), default=0)} boots, "
-            f"\"!\" above {MOST_SPREAD} %.\nOf vCPUs that overlap, efficiency is in single vCPUs' rate.  Time-outs: at most "
-            f"{100 * most:.3f} % of quanta;\nidle CPUs: {min(idle, default=0):.0f} to {max(idle, default=0):.0f} %.  published: by its authors, on x86 "
-            "hardware, 2023\n(bench/published); only the ratio can be compared")
+    text = (f"rate: with a quantum of {QUANTA[0]} instructions, mean over the boots.  Error: of the method, which is what a quantum "
+            f"of {QUANTA[1]} gives instead, and the range over {max((m['boot'] for m in measured), default=0)} boots, \"!\" above "
+            f"{MOST_SPREAD} %.  Of vCPUs that overlap, efficiency is in single vCPUs' rate.  Time-outs: at most {100 * most:.3f} % of "
+            f"quanta; idle CPUs: {min(idle, default=0):.0f} to {max(idle, default=0):.0f} %.  published: by its authors, on x86 "
+            "hardware, 2023 (bench/published); only the ratio can be compared")
+    return textwrap.fill(text, 72)
 
 
 class Progress:
