@@ -35,7 +35,7 @@ DELIVERED = re.compile(r"(?:uffd|sigbus|fast)_(missing|minor)(?:_sharded)?((?:_[
 # again, the page is provided, and KVM maps it.
 FLOORS = {"fast_missing": ("empty_exit", "uffdio_copy", "mapped"),
           "fast_minor": ("empty_exit", "uffdio_continue", "mapped")}
-# The pictures have these; the others differ little from one of them, and the tables have all.
+# The pictures have these, since they can be told apart; the tables have all.
 PICTURED = ("mapped", "empty_exit", "uffd_missing", "uffd_missing_sharded", "sigbus_missing", "fast_missing",
             "uffd_minor", "uffd_minor_sharded", "sigbus_minor", "fast_minor")
 

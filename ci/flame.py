@@ -7,6 +7,8 @@ caller; siblings are in alphabetical order.
 import html
 import zlib
 
+from arch import BadInput
+
 WIDTH, ROW, MARGIN, TITLE = 1200, 17, 10, 40
 # Narrower frames are left out, and text in narrower ones
 LEAST_WIDTH, LEAST_TEXT, CHARACTER = 0.3, 24, 6.8
@@ -22,6 +24,8 @@ def read_folded(lines):
     root = Frame()
     for line in lines:
         stack, _, count = line.rpartition(" ")
+        if not stack or not count.isdecimal():
+            raise BadInput(f"not a folded stack: {line[:60]}")
         root.count += int(count)
         frame = root
         for name in stack.split(";"):
@@ -58,8 +62,7 @@ def boxes(frame, name, x, level, scale, height, total):
         x += child.count * scale
 
 
-def draw(path, title, lines):
-    root = read_folded(lines)
+def draw(path, title, root):
     scale = (WIDTH - 2 * MARGIN) / max(1, root.count)
     height = TITLE + 2 * MARGIN + ROW * depth_of(root, scale)
     path.write_text("\n".join([

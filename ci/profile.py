@@ -14,7 +14,6 @@ Two boots for an architecture and a number of vCPUs, of a kernel with CONFIG=pro
 Exit status: ci/verdict.py has the list.  That an exit to userspace is one a fault, or none,
 is checked.
 """
-import bisect
 import dataclasses
 import json
 import os
@@ -25,6 +24,7 @@ import flame
 import run
 import scale
 from arch import BadInput
+from symbols import Symbols
 from verdict import Finding, Verdict
 
 MODES = (scale.WITHOUT, scale.SHARDED, scale.WITH)
@@ -50,37 +50,22 @@ def requests(archs):
     """(the boot with samples, the boot with perf) for each architecture and number of vCPUs"""
     for sampled, perf in zip(run.requests(archs, "scale", default_mode=True), run.requests(archs, "profile", default_mode=True)):
         perf = dataclasses.replace(perf, initramfs=perf.initramfs.with_name("initramfs-profile.cpio"))
-        spin = Symbols(sampled.kernel.with_suffix(".map")).range("queued_spin_lock_slowpath")
+        symbols = Symbols(sampled.kernel.with_suffix(".map"))
+        spin = symbols.address("__lock_text_start"), symbols.address("__lock_text_end")
         for vcpus in check_knobs():
             yield (scale.with_lockstep(sampled, vcpus, spin=(spin,)),
                    scale.with_lockstep(perf, vcpus, boot=2))
 
 
-class Symbols:
-    def __init__(self, system_map):
-        rows = sorted((int(address, 16), name) for address, kind, name in map(str.split, system_map.read_text().splitlines())
-                      if kind in "tTwW")
-        self.addresses, self.names = [a for a, _ in rows], [n for _, n in rows]
-
-    def name(self, address):
-        if not address & KERNEL:
-            return "userspace, or the guest"
-        at = bisect.bisect_right(self.addresses, address) - 1
-        return self.names[at] if at >= 0 else "?"
-
-    def range(self, name):
-        """(start, end) of a function."""
-        if name not in self.names:
-            raise BadInput(f"the kernel has no {name}")
-        start = self.addresses[self.names.index(name)]
-        return start, self.addresses[bisect.bisect_right(self.addresses, start)]
+def function(address, symbols):
+    return symbols.name(address) or "?" if address & KERNEL else "userspace, or the guest"
 
 
 def shares(samples, symbols):
     """[(share of all samples, function)], the largest first"""
     found = {}
     for (kind, address), count in samples.items():
-        name = ("waiting for a spinlock in " if kind == "spin" else "") + symbols.name(address)
+        name = ("a spinlock's code, from " if kind == "spin" else "") + function(address, symbols)
         found[name] = found.get(name, 0) + count
     total = sum(found.values())
     return sorted(((count / total, name) for name, count in found.items()), reverse=True)
@@ -133,17 +118,18 @@ def lines_of(mode, found, hot):
     """What is said of one mode."""
     faults, vcpus = faults_of(found["counts"])
     events = {event: times - MORE_EXITS * vcpus * (event == EXITS) for event, times in counts(found["counts"]).items()}
-    yield f"{mode}: " + ", ".join(f"{event.split(':')[1]} {times / faults:.2f}" for event, times in events.items()) + " a fault"
+    yield f"{mode}, events of a fault:"
+    yield from (f"    {times / faults:5.2f}  {event}" for event, times in events.items())
     yield "  what CPUs execute, at the ends of quanta (lockstep model):"
     yield from (f"    {100 * share:5.1f} %  {name}" for share, name in hot[:MOST_LINES] if share >= LEAST_SHARE)
     yield "  KVM's exits (perf kvm stat; times are not to be believed):"
     yield from indented(found["exits"])[:MOST_LINES]
-    yield "  contended locks (perf lock contention; of the times, the order counts):"
+    yield "  contended locks, start and end of the program included (perf lock contention):"
     yield from indented(found["locks"])[:MOST_LINES]
 
 
 def boots_of(this, sampled, perf):
-    """[(mode, {section: lines}, [(share, function)])] of two boots.  Problems become findings."""
+    """[(mode, {section: lines}, [(share, function)], flame.Frame)] of two boots.  Problems become findings."""
     boot, second = this.boot(sampled), this.boot(perf)
     passed = [r.name for r in boot.outcome.stream.results if r.status == "pass"]
     results = {r.name: r for r in second.outcome.stream.results if r.status == "pass"}
@@ -161,7 +147,7 @@ def boots_of(this, sampled, perf):
             if problem:
                 second.findings.append(Finding(Verdict.HARNESS, mode, problem, "tests.ktap"))
             else:
-                found.append((mode, content, shares(part.samples, symbols)))
+                found.append((mode, content, shares(part.samples, symbols), flame.read_folded(content["stacks"])))
     except (BadInput, OSError, ValueError, KeyError) as error:
         place.findings.append(Finding(Verdict.HARNESS, "", f"no profile: {error}", "tests.ktap"))
     return found
@@ -178,12 +164,10 @@ def profile(archs):
         for sampled, perf in wanted:
             name = f"{sampled.name}, {sampled.lockstep.vcpus} vCPUs"
             print(f"  {name}", flush=True)
-            for mode, parts, hot in boots_of(this, sampled, perf):
-                text.append("\n".join([f"{name}, {sampled.release}", *lines_of(mode, parts, hot)]))
+            for mode, content, hot, stacks in boots_of(this, sampled, perf):
+                text.append("\n".join([f"{name}, {sampled.release}", *lines_of(mode, content, hot)]))
                 flame.draw(this.directory / f"flame-{sampled.arch.name}-{mode}-{sampled.lockstep.vcpus}.svg",
-                           f"{name}, {mode}: cpu-clock, which cannot look into code that has interrupts off",
-                           # The harness cuts a line that is too long: that stack is left out.
-                           [line for line in parts["stacks"] if line.rpartition(" ")[2].isdigit()])
+                           f"{name}, {mode}: the kernel by cpu-clock, which cannot look into code that has interrupts off", stacks)
     finally:
         status = this.finish("\n\n".join(text) + "\n" if text else "")
     return status

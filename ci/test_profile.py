@@ -8,6 +8,7 @@ import xml.etree.ElementTree
 import arch
 import flame
 import profile
+import symbols
 
 # 200 faults of two vCPUs, with two timed parts
 COUNTS = """Random seed: 0x1
@@ -23,8 +24,8 @@ class Perf(unittest.TestCase):
     CONTENT = {"counts": COUNTS, "exits": ["x"], "locks": ["y"], "stacks": STACKS}
 
     def test_events_are_told_by_fault(self):
-        first = next(profile.lines_of("fast_minor", self.CONTENT, []))
-        self.assertEqual(first, "fast_minor: kvm_userspace_exit 1.00, kvm_exit 2.00 a fault")
+        lines = list(profile.lines_of("fast_minor", self.CONTENT, []))
+        self.assertEqual(lines[:3], ["fast_minor, events of a fault:", "     1.00  kvm:kvm_userspace_exit", "     2.00  kvm:kvm_exit"])
 
     def test_no_record_no_fault(self):
         with self.assertRaisesRegex(arch.BadInput, "no record"):
@@ -48,11 +49,11 @@ class Samples(unittest.TestCase):
     def test_functions_by_share(self):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory, "map")
-            path.write_text("ffff800000000100 T one\nffff800000000200 t two\nffff800000000180 d data\n")
-            symbols = profile.Symbols(path)
+            path.write_text("ffff800000000100 T one\nffff800000000200 t two\nffff800000000300 d data\n")
+            found = symbols.Symbols(path)
         samples = {("sample", 0xffff800000000104): 2, ("sample", 0xffff8000000001fc): 1, ("sample", 0x1000): 1,
                    ("spin", 0xffff800000000200): 6}
-        self.assertEqual(profile.shares(samples, symbols), [(0.6, "waiting for a spinlock in two"), (0.3, "one"), (0.1, "userspace, or the guest")])
+        self.assertEqual(profile.shares(samples, found), [(0.6, "a spinlock's code, from two"), (0.3, "one"), (0.1, "userspace, or the guest")])
 
 
 class Flame(unittest.TestCase):
@@ -60,10 +61,15 @@ class Flame(unittest.TestCase):
         root = flame.read_folded(STACKS)
         self.assertEqual((root.count, root.children["a"].count, root.children["a"].children["b"].count), (10, 10, 8))
 
+    def test_a_line_that_was_cut_off_is_no_stack(self):
+        for line in ("a;b;", "a;b", "7", ""):
+            with self.assertRaisesRegex(arch.BadInput, "not a folded stack"):
+                flame.read_folded([*STACKS, line])
+
     def test_a_picture_that_a_browser_can_read(self):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory, "f.svg")
-            flame.draw(path, "t & t", STACKS)
+            flame.draw(path, "t & t", flame.read_folded(STACKS))
             titles = [node.text for node in xml.etree.ElementTree.parse(path).iter() if node.tag.endswith("title")]
         self.assertIn("b: 8 samples, 80.0 %", titles)
         self.assertIn("<d>: 2 samples, 20.0 %", titles)

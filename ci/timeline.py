@@ -13,6 +13,7 @@ import math
 import statistics
 
 from arch import ROOT, BadInput
+from symbols import Symbols
 
 # What is executed from an event on, in words; of the events of bench/points and the
 # plugin's own.
@@ -46,15 +47,12 @@ def load_points(arch, mode, path=ROOT / "bench" / "points"):
 
 def plugin_arguments(points, system_map):
     """The plugin's arguments: where the functions are, by the kernel's System.map."""
-    symbols = [(int(address, 16), name) for address, _, name in map(str.split, system_map.read_text().splitlines())]
-    addresses = {name: address for address, name in symbols}
-    missing = [f for f in points.values() if f not in addresses]
+    symbols, enter = Symbols(system_map), points["enter"]
+    missing = [f for f in points.values() if f not in symbols.by_name]
     if missing:
         raise BadInput(f"{system_map} has no {', '.join(missing)}: bench/points names functions that this kernel lacks")
-    start = addresses[points["enter"]]
-    end = min(address for address, _ in symbols if address > start)
-    return (f"enter={start:x}:{end:x}",
-            *(f"at={name}:{addresses[function]:x}" for name, function in points.items() if name != "enter"))
+    return (f"enter={symbols.address(enter):x}:{symbols.end(enter):x}",
+            *(f"at={name}:{symbols.address(function):x}" for name, function in points.items() if name != "enter"))
 
 
 def timed_parts(path):
