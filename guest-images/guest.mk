@@ -160,7 +160,7 @@ $(progs)/image$(suffix).list: $(case_files) $(PERF:%=%.list) guest-images/guest.
 	if [ -n "$(PERF)" ]; then cat $(PERF).list; printf 'file /bin/profile bench/profile 0755 0 0\n'; \
 		sed 's/scale_bench/profile/' bench/scale > $(progs)/profile.cases; \
 		printf 'file /cases/profile %s 0644 0 0\n' $(progs)/profile.cases; \
-		printf 'slink /bin/%s busybox 0755 0 0\n' awk cat mount mountpoint rm; fi; \
+		printf 'slink /bin/%s busybox 0755 0 0\n' awk cat grep mount rm; fi; \
 	} > $@.new; mv $@.new $@
 
 $(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)/init
