@@ -229,6 +229,15 @@ class Config(unittest.TestCase):
         names = {config: {c.name for c in cases.select(path, "x86", "npt", (), config)} for config in ("", "debug")}
         self.assertEqual(names["debug"] - names[""], {"inject_run", "inject_slot"})
 
+    def test_a_console_proves_one_mode(self):
+        say = "[    0.1] kvm [1]: {}\n".format
+        limit, vgic, other = say("IPA Size Limit: 52 bits"), say("vgic interrupt IRQ9"), "[    0.1] Trying to unpack rootfs\n"
+        vhe, nvhe = say("VHE mode initialized successfully"), say("Hyp nVHE mode initialized successfully")
+        for text, mode in ((limit + vgic + vhe, "vhe"), (limit + other + vgic + nvhe, "nvhe"), (limit + vhe, "nogic"),
+                           (limit + other + other + vhe, "nogic"), (limit + nvhe, None), (limit + say("GICv3: no") + vhe, None)):
+            found = [m.name for m in arch.load("arm64").modes if re.search(m.proof, text)]
+            self.assertEqual(found, [mode] if mode else [], text)
+
     def test_a_machine_that_lacks_something_has_the_cases_that_name_it(self):
         found = cases.select(cases.default_path("tests"), "arm64", "nogic")
         self.assertIn("timer_migrates", [c.name for c in found])

@@ -20,15 +20,15 @@ append_lockstep =
 
 # Modes: the boot parameters that ask for one, and what the kernel says on the
 # console if it was obtained (a regular expression).  nogic: KVM has no use for the GIC,
-# since the device tree names no maintenance interrupt, and is silent about it; only cases
-# that name the mode.
+# since the device tree names no maintenance interrupt, and says nothing about it in between;
+# only cases that name the mode.
 modes        = vhe nvhe nogic
 mode_vhe     =
 proof_vhe    = (?s)vgic interrupt IRQ.*kvm \[1\]: VHE mode initialized successfully
 mode_nvhe    = kvm-arm.mode=nvhe
 proof_nvhe   = (?s)vgic interrupt IRQ.*kvm \[1\]: Hyp nVHE mode initialized successfully
 mode_nogic   =
-proof_nogic  = kvm \[1\]: IPA Size Limit: .*\n.* kvm \[1\]: VHE mode initialized successfully
+proof_nogic  = kvm \[1\]: IPA Size Limit: .*\n(?:(?!.*kvm \[1\]).*\n)*.*kvm \[1\]: VHE mode initialized successfully
 without_nogic = /intc@8000000 interrupts
 
 page_size    = 4096
