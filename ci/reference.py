@@ -6,6 +6,7 @@ usage: reference.py RUN    (what make reference calls, with results/latest)
 
 Writes the table and what belongs to it into results/, and the README between the markers.
 """
+import dataclasses
 import json
 import pathlib
 import sys
@@ -16,15 +17,20 @@ import run
 import scale
 from arch import ROOT, BadInput, names
 
-# By the kind of run: the table's file; what is copied to results/ with it; what the README
-# shows below the table, or None if that is in results/ alone
-TABLES = {"bench": "reference.txt", "scale": "scaling.txt", "profile": "profile.txt"}
-BESIDE = {"bench": ("stages.txt", "stages.svg", "latency.svg"), "scale": ("scaling.svg", "ratio.svg"), "profile": ("flame-*.svg",)}
-PICTURES = {"bench": "![What a fault of each mode consists of](results/stages.svg)\n\n",
-            "scale": "![Pages per million instructions of critical path, by vCPUs](results/scaling.svg)\n\n",
-            "profile": None}
-# The kernel configuration that a kind of run has, if not the plain one
-CONFIGS = {"profile": "profile"}
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    table: str          # its file in results/
+    beside: tuple       # what is copied to results/ with it
+    picture: str = ""   # that the README shows below the table; without, it has neither
+    config: str = ""    # of the kernel
+
+
+KINDS = {"bench": Kind("reference.txt", ("stages.txt", "stages.svg", "latency.svg"),
+                       "![What a fault of each mode consists of](results/stages.svg)"),
+         "scale": Kind("scaling.txt", ("scaling.svg", "ratio.svg"),
+                       "![Pages per million instructions of critical path, by vCPUs](results/scaling.svg)"),
+         "profile": Kind("profile.txt", ("flame-*.svg",), config="profile")}
 END = "<!-- end of table -->\n"
 
 
@@ -34,8 +40,8 @@ def begin(kind):
 
 def kind_of(directory):
     kind = directory.resolve().name.split("-")[2:3]
-    if not kind or kind[0] not in TABLES:
-        raise BadInput(f"{directory} is not a run of make {', '.join(TABLES)}")
+    if not kind or kind[0] not in KINDS:
+        raise BadInput(f"{directory} is not a run of make {', '.join(KINDS)}")
     return kind[0]
 
 
@@ -56,7 +62,7 @@ def reference_text(directory, kind):
     for name in names():
         mine = [m for m in metas if m["arch"] == name]
         if {r["name"] for m in mine for r in m["results"]} != wanted or any(
-                m["config"] != CONFIGS.get(kind, "") or m["series"] != "patched" for m in mine):
+                m["config"] != KINDS[kind].config or m["series"] != "patched" for m in mine):
             raise BadInput(f"{directory} did not measure every mode of the series on {name}; "
                            f"make {kind}{' FULL=1' * (kind == 'scale')} does")
         if kind == "scale" and not scale.FULL_RUN <= {(m["lockstep"]["vcpus"], m["lockstep"]["boot"]) for m in mine}:
@@ -71,21 +77,21 @@ def in_readme(readme, text, kind):
     head, rest = readme.split(begin(kind))
     _, tail = rest.split(END, 1)
     indented = "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
-    return f"{head}{begin(kind)}\n{indented}\n{PICTURES[kind]}{END}{tail}"
+    return f"{head}{begin(kind)}\n{indented}\n{KINDS[kind].picture}\n\n{END}{tail}"
 
 
 def reference(argv):
     directory = pathlib.Path(argv[0])
     kind = kind_of(directory)
     text = reference_text(directory, kind)
-    (ROOT / "results" / TABLES[kind]).write_text(text)
-    for pattern in BESIDE[kind]:
+    (ROOT / "results" / KINDS[kind].table).write_text(text)
+    for pattern in KINDS[kind].beside:
         found = sorted(directory.glob(pattern))
         if not found:
             raise BadInput(f"{directory} has no {pattern}: make {kind} again")
         for path in found:
             (ROOT / "results" / path.name).write_text(path.read_text())
-    if PICTURES[kind]:
+    if KINDS[kind].picture:
         path = ROOT / "README.md"
         path.write_text(in_readme(path.read_text(), text, kind))
     return 0

@@ -173,10 +173,10 @@ class Files(unittest.TestCase):
 class Readme(unittest.TestCase):
     def test_its_tables_are_the_references(self):
         readme = (arch.ROOT / "README.md").read_text()
-        for kind in filter(reference.PICTURES.get, reference.TABLES):
-            name = reference.TABLES[kind]
-            text = (arch.ROOT / "results" / name).read_text()
-            self.assertEqual(reference.in_readme(readme, text, kind), readme)
+        for name, kind in reference.KINDS.items():
+            if kind.picture:
+                text = (arch.ROOT / "results" / kind.table).read_text()
+                self.assertEqual(reference.in_readme(readme, text, name), readme)
 
     def test_what_it_links_to_is_there(self):
         readme = (arch.ROOT / "README.md").read_text()
