@@ -24,6 +24,10 @@ FULL    ?=
 VCPUS   ?=
 BOOTS   ?=
 RESUME  ?=
+OF      ?=
+AGAINST ?=
+PATCHES ?=
+MATRIX  ?=
 V       ?= 0
 O       ?= build
 CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kvm-fast-only
@@ -79,6 +83,12 @@ $(error profile and coverage set CONFIG themselves, and build other images: run 
 endif
 endif
 
+ifneq ($(filter revision,$(MAKECMDGOALS)),)
+ifneq ($(MODE)$(CASES)$(CONFIG)$(filter base,$(SERIES)),)
+$(error revision sets MODE, CASES, CONFIG and SERIES itself: ci/matrix, ci/metrics; PATCHES= picks patches)
+endif
+endif
+
 ifneq ($(filter fuzz,$(MAKECMDGOALS)),)
 ifneq ($(MODE)$(CASES)$(CONFIG)$(filter base,$(SERIES)),)
 $(error fuzz sets MODE, CASES, CONFIG and SERIES itself: the first mode, with the kernel's checkers)
@@ -90,9 +100,9 @@ endif
 OUT := $(O)/$(BASE)
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
-export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME CONFIG BASE SERIES CASES OUT RESULTS
+export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench coverage fuzz scale profile dist shell clean reference
+.PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench coverage fuzz scale profile revision dist shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -157,6 +167,13 @@ on_broken_series = $(if $(dry),@echo "$1 for $(archs)",@mkdir -p $(OUT)/mutant; 
 	$(copy_initramfs) && GUEST='$(subst SERIES=$(SERIES),SERIES=mutant,$(guest))' TREE=$(OUT)/mutant/linux \
 		$(python) ci/$1.py $(archs))
 
+# Each patch and the whole, in a tree of its own; another make must not replace our programs.
+revision: plan-revision images
+	+$(if $(dry),@echo "revision for $(archs)",$(running) mkdir -p $(OUT)/revision; exec 8> $(OUT)/revision.lock; \
+		flock -n 8 || { echo "  another make judges a revision in $(OUT); waiting for it"; flock 8; }; \
+		GUEST='$(subst SERIES_ID=$(SERIES_ID),SERIES_ID=each,$(subst SERIES=$(SERIES),SERIES=revision,$(guest)))' \
+		$(python) ci/revision.py $(archs))
+
 copy_initramfs = (exec 9< $(O)/lock; flock -s 9; \
 	for a in $(archs); do cp $(OUT)/programs/$$a/initramfs.cpio $(OUT)/mutant/$$a.cpio || exit; done)
 
@@ -199,5 +216,5 @@ deps:
 
 help:
 	@cat ci/help.txt
-	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME O V JOBS CACHE RESULTS \
+	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX O V JOBS CACHE RESULTS \
 		LLVM CROSS_COMPILE, printf '  %-13s = %s\n' $(k) '$($(k))';)

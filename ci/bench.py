@@ -24,7 +24,7 @@ from verdict import Finding, Verdict
 CALIBRATION_ERROR = fractions.Fraction(1, 10000)
 # What a record must have, besides its mode
 CALIBRATION = ("calibration", "ticks", "hz")
-BATCH = ("pages", "planted", "ticks")
+BATCH = ("pages", "exits", "planted", "ticks")
 # Of batches for each mode: ROUNDS in bench/fault_bench.c.
 PAIRS = 4
 # Of them, those that are written down event by event: the last pair.

@@ -39,6 +39,7 @@ import cases as cases_
 import guest
 import run
 from arch import ROOT, BadInput
+from git import git
 from verdict import Verdict
 
 HEADER = re.compile(r"(Arch|Mode|Config|Killed-by): (.*)")
@@ -92,12 +93,6 @@ def load_all(base, patterns=()):
     return chosen
 
 
-def git(tree, *argv):
-    # Not the repository that a hook of git's may have been called for.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    done = subprocess.run(["git", "-C", tree, *argv], capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise BadInput(f"git {argv[0]} in {tree}: {done.stderr.strip()}")
 
 
 def build(arch, config, log):

@@ -121,11 +121,14 @@ def pick_modes(arch, default_mode):
     return [known[name] for name in wanted] or list(arch.modes[:1] if default_mode else arch.modes)
 
 
-def requests(archs, kind, default_mode=False, icount=False):
-    """The plan, as one Request a boot, of what was built."""
+def requests(archs, kind, default_mode=False, icount=False, images=None):
+    """The plan, as one Request a boot, of what was built.
+
+    images: where the kernels are, if not where make images has them.
+    """
     out, config = pathlib.Path(knob("OUT", "build")).resolve(), arch_.load_config(knob("CONFIG"))
     for arch, mode, cases in plan(archs, kind, default_mode, icount):
-        image = out / knob("SERIES", "patched") / (arch.name + (f"-{config.name}" if config.name else ""))
+        image = (images or out / knob("SERIES", "patched")) / (arch.name + (f"-{config.name}" if config.name else ""))
         yield guest.Request(arch, mode, kind, cases,
                             image.with_name(image.name + ".kernel"),
                             out / "programs" / arch.name / "initramfs.cpio", out / "host_ticks",
@@ -331,10 +334,15 @@ def finished_boot(request, directory, meta):
     changed = [key for key, value in meta.items() if key not in NOT_IDENTITY and then.get(key) != value]
     if changed:
         raise BadInput(f"{directory}/meta.json was measured with another {', '.join(changed)}: start anew, without RESUME=")
+    return read_boot(request, directory, then)
+
+
+def read_boot(request, directory, meta):
+    """A boot that went well, from what it has left."""
     stream = ktap.Stream()
     for line in (directory / "tests.ktap").read_text(errors="replace").splitlines():
         stream.feed(line)
-    return Boot(request, directory, guest.Outcome(stream, "exited", "", then["seconds"]), [], then)
+    return Boot(request, directory, guest.Outcome(stream, "exited", "", meta["seconds"]), [], meta)
 
 
 DISK_IS_FULL = "the disk is full: make room, run again"

@@ -36,6 +36,8 @@ class Finding:
 
 # What a case that needs the series says when it skips, selftests/harness.h.
 SERIES_IS_MISSING = "KVM_CAP_MEMORY_FAULT_NOWAIT"
+# init.c, of a program that execv() refused
+NOT_EXECUTED = "exit=127"
 PANIC = re.compile(r"Kernel panic - not syncing.*")
 
 
@@ -98,6 +100,8 @@ def judge_result(case, result, series, known):
     must_skip = case.needs != "-" and series == "base"
     if result.status == "timeout":
         return Finding(Verdict.TIMEOUT, case.name, result.reason, where)
+    if result.status == "fail" and result.reason == NOT_EXECUTED:
+        return Finding(Verdict.HARNESS, case.name, f"its program could not be executed: {result.output}", where)
     if result.status == "fail":
         return judge_failure(known, result, where)
     if result.status == "skip" and must_skip and SERIES_IS_MISSING not in result.reason:

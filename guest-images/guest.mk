@@ -14,10 +14,11 @@ include guest-images/$(ARCH).mk
 
 dir      := $(OUT)/$(SERIES)
 tree     := $(abspath $(dir)/linux)
-tools    := $(abspath $(OUT)/patched/linux)
+# make revision builds upstream's tests as each patch has them (TOOLS=), and takes ours from OURS=
+tools    := $(abspath $(OUT)/$(or $(TOOLS),patched)/linux)
 objects  := $(tree)/out-$(ARCH)$(CONFIG:%=-%)
 image    := $(dir)/$(ARCH)$(CONFIG:%=-%)
-progs    := $(OUT)/programs/$(ARCH)
+progs    := $(OUT)/programs$(TOOLS:%=-%)/$(ARCH)
 fragments := $(wildcard guest-images/kernel.config guest-images/$(ARCH).config \
 	$(CONFIG:%=guest-images/%.config) $(CONFIG:%=guest-images/$(ARCH)-%.config))
 
@@ -128,8 +129,8 @@ programs: $(headers)/linux/kvm.h
 		*) echo "guest.mk: no source for program $$p, named in $(case_files)" >&2; exit 2;; esac; done
 	@find $(progs) -name '*.d' -exec sed -i '1s,^[^ ]*programs/$(ARCH)/,$(abspath $(progs))/,' {} +
 	+@$(call step,upstream tests,upstream) $(call kselftest,,$(theirs))
-	+@$(call step,our tests,programs) $(call kselftest,TEST_GEN_PROGS="$(ours)" \
-		VPATH="$(abspath selftests):$(abspath bench)" LIBKVM="$(notdir $(wildcard selftests/lib_*.c bench/lib_*.c))",$(ours))
+	$(if $(OURS),,+@$(call step,our tests,programs) $(call kselftest,TEST_GEN_PROGS="$(ours)" \
+		VPATH="$(abspath selftests):$(abspath bench)" LIBKVM="$(notdir $(wildcard selftests/lib_*.c bench/lib_*.c))",$(ours)))
 
 $(progs)/init: guest-images/init.c $(progs)/made-by
 	$(Q)env $(ccache) ccache $(compiler) -O2 -Wall -Wextra -Werror -static $< -o $@
@@ -165,7 +166,8 @@ $(progs)/image$(suffix).list: $(case_files) $(PERF:%=%.list) guest-images/guest.
 
 $(progs)/initramfs$(suffix).cpio: programs $(progs)/image$(suffix).list $(progs)/init
 	@mkdir -p $(progs)/bin
-	@for p in $(ours) $(theirs); do $(strip) -o $(progs)/bin/$${p##*/} $(progs)/$$p || exit; done
+	@for p in $(if $(OURS),,$(ours)) $(theirs); do $(strip) -o $(progs)/bin/$${p##*/} $(progs)/$$p || exit; done
+	$(if $(OURS),@cp $(ours:%=$(OURS)/%) $(progs)/bin)
 	@gcc -O2 -o $(progs)/gen_init_cpio $(tools)/usr/gen_init_cpio.c
 	@$(progs)/gen_init_cpio -t 0 $(progs)/image$(suffix).list > $@.new && mv $@.new $@
 

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What a revision costs, against the base and against the revision before it.
+
+Exact metrics come from two boots of each image (A against A); one that does not repeat to
+the last instruction is shown, and judged by nothing.  Rates come from boots in ABBA blocks
+(ci/stats.py).  ci/metrics declares both, ci/accepted has changes that are meant.
+"""
+import dataclasses
+import re
+
+import bench
+import cases
+import scale
+import stats
+from arch import ROOT, BadInput
+
+METRIC = re.compile(r"(?:exact\s+(?P<mode>\w+)|rate\s+(?P<rate>\w+)\s+(?P<vcpus>\d+)\s+(?P<least>[\d.]+))")
+ACCEPTED = re.compile(r"(\w+)\s+(\w+)\s+(instructions|exits)\s+(\S+)\s+(\S+)\s+\|\s+(\S.*)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    mode: str
+    vcpus: int
+    least: float   # per cent
+
+
+def lines_of(path, pattern, what):
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            match = pattern.fullmatch(line.strip())
+            if not match:
+                raise BadInput(f"{path}:{number}: want {what}; got: {line}")
+            yield match
+
+
+def load_metrics(path=ROOT / "ci" / "metrics"):
+    """([mode], [Rate])"""
+    exact, rates = [], []
+    for match in lines_of(path, METRIC, "\"exact MODE\" or \"rate MODE vCPUs per-cent\""):
+        if match["mode"]:
+            exact.append(match["mode"])
+        else:
+            rates.append(Rate(match["rate"], int(match["vcpus"]), float(match["least"])))
+    return exact, rates
+
+
+def load_accepted(path=ROOT / "ci" / "accepted"):
+    """{(architecture, mode, metric, before, after): reason}"""
+    return {match.groups()[:5]: match[6] for match in
+            lines_of(path, ACCEPTED, "architecture, mode, metric, before, after | reason")}
+
+
+# --- exact ---
+
+def values_of(boot):
+    """{(mode, metric): value} of a boot of make bench; BadInput if it is not usable."""
+    rows = bench.measure(boot)
+    timelines = bench.read_timelines(boot)
+    if boot.findings:
+        raise BadInput(f"{boot.directory}: {boot.findings[0].text}")
+    modes, found = bench.read_numbers(boot.directory / "bench.jsonl"), {}
+    for row in rows:
+        last = modes[row.mode][1][-1]
+        found[row.mode, "exits"] = last["exits"] / last["pages"]
+        # What no guest accesses has no single faults, but a price.
+        found[row.mode, "instructions"] = timelines[row.mode].distribution()[1] if row.mode in timelines else round(float(row.price), 2)
+    return found
+
+
+def exact_rows(measured, primary):
+    """One dict a metric; measured: {"series": (values, values again), "base": ..., "against": ...}."""
+    rows = []
+    for key in measured["series"][0]:
+        values = {name: [found.get(key) for found in pair] for name, pair in measured.items()}
+        rows.append({"mode": key[0], "metric": key[1], "primary": key[0] in primary,
+                     "exact": all(first == again for first, again in values.values()),
+                     **{name: first for name, (first, _) in values.items() if first is not None}})
+    return rows
+
+
+def exact_changes(arch, rows, accepted):
+    """[(status, text)] of primary rows that differ from AGAINST, the largest first."""
+    found = []
+    for row in rows:
+        before, now = row.get("against"), row["series"]
+        if not row["primary"] or not row["exact"] or before is None or before == now:
+            continue
+        reason = accepted.get((arch, row["mode"], row["metric"], str(before), str(now)))
+        word = "slower" if now > before else "faster"
+        text = f"{row['mode']}: {before} -> {now} {row['metric']} a fault ({100 * (now - before) / before:+.2f} %), {word}"
+        found.append((abs(now - before) / before, "known" if reason else "fail" if now > before else "pass",
+                      text + (f"; accepted: {reason}" if reason else "")))
+    return [(status, text) for _, status, text in sorted(found, reverse=True)]
+
+
+# --- rates ---
+
+def rate_of(boot, rate):
+    points = [p for p in scale.points_of(boot) if p.quantum == scale.QUANTA[0] and p.mode == rate.mode]
+    if boot.findings or len(points) != 1:
+        raise BadInput(f"{boot.directory}: {boot.findings[0].text if boot.findings else 'no rate'}")
+    return points[0].rate
+
+
+def blocks_of(boot_of, rates, images):
+    """{Rate: [(a, b, b, a)]}.  boot_of(image, vCPUs, modes, number): a boot of make scale."""
+    found = {rate: [] for rate in rates}
+    for number in range(stats.BLOCKS):
+        for vcpus in sorted({rate.vcpus for rate in rates}):
+            mine = [rate for rate in rates if rate.vcpus == vcpus]
+            boots = [boot_of(images[letter], vcpus, sorted({rate.mode for rate in mine}), 4 * number + i + 1)
+                     for i, letter in enumerate(stats.ORDER)]
+            for rate in mine:
+                found[rate].append(tuple(rate_of(boot, rate) for boot in boots))
+    return found
+
+
+def rate_rows(found):
+    """One dict a rate, and nothing else if A does not agree with A."""
+    names = {f"{rate.mode}, {rate.vcpus} vCPUs": rate for rate in found}
+    outcomes = stats.compare({name: found[rate] for name, rate in names.items()}, {name: rate.least for name, rate in names.items()})
+    return [{**dataclasses.asdict(o), "verdict": o.verdict} for o in outcomes]
+
+
+def rate_changes(rows):
+    """[(status, text)]"""
+    if any(row["verdict"] == "not usable" for row in rows):
+        return [("harness", "rates are not usable: the earlier revision differs from itself (A/A control)")]
+    return [("fail" if row["verdict"] == "slower" else "pass",
+             f"{row['name']}: {row['change']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], p = {row['p']:.3f}: {row['verdict']}")
+            for row in rows]
+
+
+# --- what is declared ---
+
+def check_declared(exact, rates):
+    for kind, names in (("bench", exact), ("scale", [rate.mode for rate in rates])):
+        unknown = set(names) - {case.name for case in cases.load(cases.default_path(kind))}
+        if unknown:
+            raise BadInput(f"ci/metrics: no such mode in {cases.default_path(kind)}: {' '.join(sorted(unknown))}")

@@ -1,0 +1,335 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Judge a revision of the series: each patch, the whole, and what it costs.
+
+usage: revision.py [--plan] ARCH...    (what make revision calls; knobs: see run.py, and below)
+
+	OF         the series: a directory, a mailbox, or a revision of this repository, which
+	           has it in kernel-patches/BASE; unset: kernel-patches/BASE as it is
+	AGAINST    the revision before it, likewise; unset: none
+	PATCHES    only these, as "3 5-7", and nothing of the whole: to repeat a finding
+	MATRIX     all: also the slow cells of ci/matrix
+
+After each patch, for each architecture: a build, whose warnings are compared with those
+before; and if the kernel or upstream's tests are others than before, a boot in which no
+case may fail that passed before.  Of the whole: the cells of ci/matrix against the base and
+AGAINST, and what ci/metrics declares.
+
+What was found out once is kept in CACHE, by the content of what it depends on (ci/store.py):
+an interrupted run goes on, and a patch that has not changed costs nothing.  A boot that did
+not go well is not kept.
+
+Writes results/RUN/revision.json (schema: ci/revision.schema.json) and what ci/report.py
+makes of it.  Exit status: ci/verdict.py has the list.
+"""
+import dataclasses
+import functools
+import pathlib
+import re
+import shlex
+import shutil
+import sys
+import time
+
+import arch as arch_
+import baseline
+import cases
+import matrix
+import perf
+import report
+import run
+import series as series_
+import static
+from arch import ROOT, BadInput
+from verdict import Verdict, worst
+from workshop import NotApplied, Workshop, settled
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was found out; the fields are those of revision.json."""
+    patch: int        # 0: the base, or the series as a whole
+    arch: str         # "" if it is about none
+    tool: str
+    status: str       # a verdict's name; "same": as after the patch before
+    summary: str = ""
+    log: str = ""
+    repeat: str = ""  # the command
+
+    @property
+    def verdict(self):
+        return Verdict.PASS if self.status == "same" else Verdict[self.status.upper()]
+
+    @property
+    def bad(self):
+        # What could not be looked at is said, and is no failure of the series.
+        return self.status not in ("pass", "same", "known", "skip")
+
+
+def repeat(patch, arch):
+    words = [f"ARCH={arch}"] * bool(arch) + [f"PATCHES={patch}"] * bool(patch)
+    words += [shlex.quote(f"{name}={run.knob(name)}") for name in ("OF", "AGAINST") if run.knob(name)]
+    return " ".join(["make revision", *words, *run.knobs_given()])
+
+
+def chosen(count):
+    """Which patches PATCHES= names, of so many."""
+    wanted = set() if run.knob("PATCHES") else set(range(1, count + 1))
+    for word in run.knob("PATCHES").replace(",", " ").split():
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", word)
+        if not match:
+            raise BadInput(f"PATCHES={run.knob('PATCHES')}: want numbers and ranges, as 3 5-7")
+        wanted |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if not wanted or not wanted <= set(range(1, count + 1)):
+        raise BadInput(f"PATCHES={run.knob('PATCHES')}: the series has patches 1 to {count}")
+    return sorted(wanted)
+
+
+class Judge:
+    """What is said of a revision, by what the workshop finds out."""
+
+    def __init__(self, archs, shop, series):
+        self.archs, self.shop, self.series, self.checks = archs, shop, series, []
+
+    def add(self, patch, arch, tool, status, summary="", log=""):
+        check = Check(patch, arch, tool, status, summary, str(log), repeat(patch, arch) if status not in ("pass", "same") else "")
+        self.checks.append(check)
+        if check.bad:
+            print(f"  {status.upper()} {f'patch {patch}' if patch else 'series'} {arch} {tool}: {summary.partition(chr(10))[0]}", flush=True)
+
+    def add_all(self, patch, arch, tool, found):
+        """found: [(status, summary)]; none is a pass."""
+        for status, summary in found or [("pass", "")]:
+            self.add(patch, arch, tool, status, summary)
+
+    # --- each patch ---
+
+    def judge_patch(self, number):
+        patch, start = self.series.patches[number - 1], time.monotonic()
+        for tool, found in self.shop.look_at(patch, number):
+            self.add_all(number, "", tool, found)
+        for arch in self.archs:
+            self.judge_build(arch, patch, number)
+        print(f"  {number}/{len(self.series.patches)} {time.monotonic() - start:4.0f} s  {patch.subject}", flush=True)
+
+    def judge_build(self, arch, patch, number):
+        state = self.shop.state(arch, number)
+        if not state.boot:
+            self.add(number, arch.name, "build", "fail", state.problem, state.log)
+            return
+        self.add(number, arch.name, "build", "pass")
+        tool, found = self.shop.compare_warnings(arch, patch, number)
+        if tool:
+            self.add_all(number, arch.name, tool, found)
+        self.judge_boot(arch, number, self.shop.state_before(arch, number), state)
+
+    def judge_boot(self, arch, number, before, now):
+        if before.images == now.images:
+            self.add(number, arch.name, "boot", "same", "the same images as before")
+            return
+        found = list(broken(before.boot, now.boot))
+        for verdict, text, where in found:
+            self.add(number, arch.name, "boot", verdict.name.lower(), text, f"{now.boot.directory}/{where}")
+        if not found:
+            self.add(number, arch.name, "boot", "pass", f"{now.boot.count('pass')} cases pass")
+
+    def judge_base(self):
+        for arch in self.archs:
+            state = self.shop.state(arch, 0)
+            if not state.boot:
+                raise BadInput(f"the base: {state.problem}, see {state.log}")
+            for finding in state.boot.findings:
+                if not settled(finding):
+                    self.add(0, arch.name, "base", finding.verdict.name.lower(), f"{finding.case} {finding.text}".strip(),
+                             f"{state.boot.directory}/{finding.where}")
+
+    # --- the whole ---
+
+    def judge_cell(self, cell, arch):
+        """One cell of ci/matrix.  Returns its row for the report."""
+        last = len(self.series.patches)
+        place, kinds = {"mode": cell.mode, "config": cell.config}, {"base": 0, "series": last}
+        if self.shop.against:
+            kinds["against"] = "against"
+        states = {kind: self.shop.state(arch, where, **place) for kind, where in kinds.items()}
+        row = {"arch": arch.name, "mode": cell.mode, "config": cell.config, "status": "pass", "summary": ""}
+        now = states["series"]
+        if not now.boot:
+            return {**row, "status": "fail", "summary": now.problem}
+        boot = now.boot
+        words = {kind: compared(boot, states[kind].boot) for kind in ("base", "against") if kind in states and states[kind].boot}
+        for finding in boot.findings:
+            same = words.get("base", {}).get(finding.case) == "same" and finding.verdict == Verdict.FAIL
+            status = "known" if same else finding.verdict.name.lower()
+            history = "".join(f"; {words[kind][finding.case]} against {kind}" for kind in words if finding.case in words[kind])
+            self.add(0, arch.name, cell.name, status, f"{finding.case} {finding.text}".strip() + history, f"{boot.directory}/{finding.where}")
+        if boot.verdict in (Verdict.PASS, Verdict.KNOWN):
+            self.add(0, arch.name, cell.name, "pass")
+        return {**row, "status": boot.verdict.name.lower(), **{status: boot.count(status) for status in ("pass", "failed", "skip", "known")},
+                **{kind: sorted(f"{case} {word}" for case, word in found.items()) for kind, found in words.items()}}
+
+    def judge_matrix(self):
+        cells, left = matrix.chosen(matrix.load(), [arch.name for arch in self.archs])
+        rows = []
+        for cell in cells:
+            start = time.monotonic()
+            rows.append(self.judge_cell(cell, next(arch for arch in self.archs if arch.name == cell.arch)))
+            print(f"  {cell.name:<18} {time.monotonic() - start:4.0f} s  {rows[-1]['status']}", flush=True)
+        return rows + [{"arch": c.arch, "mode": c.mode, "config": c.config, "status": "skip",
+                        "summary": c.why or "slow: MATRIX=all"} for c in left]
+
+    # --- what it costs ---
+
+    def judge_exact(self, arch, primary):
+        last, kinds = len(self.series.patches), {"base": 0}
+        if self.shop.against:
+            kinds["against"] = "against"
+        kinds["series"] = last
+        measured = {}
+        for kind, where in kinds.items():
+            boots = [self.shop.measure(arch, where, "bench", again=again) for again in (0, 1)]
+            measured[kind] = [perf.values_of(boot) for boot in boots]
+        rows = perf.exact_rows(measured, primary)
+        for row in rows:
+            if row["primary"] and not row["exact"]:
+                self.add(0, arch.name, "exact", "harness", f"{row['mode']}: two boots of one image differ in {row['metric']}")
+        self.add_all(0, arch.name, "exact", perf.exact_changes(arch.name, rows, perf.load_accepted()))
+        return rows
+
+    def judge_rates(self, arch, rates):
+        last = len(self.series.patches)
+        images = {"A": "against", "B": last}
+        if not self.shop.against:
+            return {"why": "no earlier revision was given (AGAINST=)"}
+        if self.shop.state(arch, "against").images[0] == self.shop.state(arch, last).images[0]:
+            return {"why": "the two revisions' kernels are the same file"}
+        found = perf.blocks_of(functools.partial(self.rate_boot, arch), rates, images)
+        rows = perf.rate_rows(found)
+        self.add_all(0, arch.name, "rates", perf.rate_changes(rows))
+        return {"rows": rows, "blocks": {f"{rate.mode}, {rate.vcpus} vCPUs": blocks for rate, blocks in found.items()}}
+
+    def rate_boot(self, arch, where, vcpus, modes, number):
+        print(f"    {arch.name}, boot {number}, {vcpus} vCPUs", flush=True)
+        return self.shop.measure(arch, where, "scale", modes, vcpus=vcpus, again=number)
+
+
+def broken(before, now):
+    """[(Verdict, text, where)]: what does not hold after a patch, and did before it."""
+    earlier = {r.name: r for r in before.outcome.stream.results}
+    results = {r.name: r for r in now.outcome.stream.results}
+    for finding in now.findings:
+        was, result = earlier.get(finding.case), results.get(finding.case)
+        alike = was and result and (was.status, baseline.signature(was)) == (result.status, baseline.signature(result))
+        if settled(finding) or alike and finding.verdict in (Verdict.FAIL, Verdict.SKIP):
+            continue
+        history = f" ({'passed' if was.status == 'pass' else was.status} before this patch)" if was else ""
+        yield finding.verdict, f"{finding.case} {finding.text}".strip() + history, finding.where
+    reported = {finding.case for finding in now.findings if not settled(finding)}
+    for name, result in results.items():
+        if result.status == "skip" and name not in reported and name in earlier and earlier[name].status == "pass":
+            yield Verdict.SKIP, f"{name} skips: {result.reason} (passed before this patch)", f"tests.ktap:{result.line}"
+
+
+def compared(boot, other):
+    """{case: new, fixed, same or different}, of those that do not pass on both."""
+    there = {r.name: baseline.Result(r.status, baseline.signature(r)) for r in other.outcome.stream.results}
+    found = {}
+    for result in boot.outcome.stream.results:
+        if result.name in there and there[result.name].status != "skip":
+            word = baseline.compare(result, there[result.name])
+            if word:
+                found[result.name] = word
+    return found
+
+
+def described(series, moved, numbers):
+    """The patches, for the report."""
+    words = {number: word for number, word, _ in moved}
+    return [{"number": patch.number, "subject": patch.subject, "patch_id": patch.ident, "message_id": patch.message_id,
+             "since": words.get(patch.number, "") if moved else "", "judged": patch.number in numbers} for patch in series.patches]
+
+
+def not_applied(problem, series, archs, this):
+    """A series that does not apply is a result too."""
+    check = Check(problem.number, "", "apply", "fail", problem.said.strip().splitlines()[-1], "", repeat(0, ""))
+    print(f"  FAIL patch {problem.number} apply: {check.summary}")
+    return document(this, series, archs, [check], described(series, [], []), [])
+
+
+def document(this, series, archs, checks, patches, dropped, **more):
+    """What revision.json holds."""
+    grave = worst([check for check in checks if check.bad])
+    cover = series.cover or series.patches[0]
+    return {"version": 1, "verdict": grave.name.lower(), "run": this.directory.name,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "repository": run.first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+            "base": arch_.read_facts(series.directory / "base"), "of": series.where, "against": run.knob("AGAINST"),
+            "subject": cover.message["subject"], "cover_message_id": cover.message_id, "revision": series.version,
+            "archs": [arch.name for arch in archs], "patches": patches, "dropped": dropped,
+            "checks": [dataclasses.asdict(check) for check in checks], "command": repeat(0, archs[0].name if len(archs) == 1 else ""),
+            **more}
+
+
+def judge_whole(judge):
+    """The part of the document that is about the series as one."""
+    exact, rates = perf.load_metrics()
+    more = {"matrix": judge.judge_matrix(), "exact": {}, "rates": {}}
+    for arch in judge.archs:
+        try:
+            more["exact"][arch.name] = judge.judge_exact(arch, exact)
+            more["rates"][arch.name] = judge.judge_rates(arch, rates)
+        except BadInput as error:
+            judge.add(0, arch.name, "measurement", "harness", str(error))
+    return more
+
+
+def plan(archs):
+    for kind in ("OF", "AGAINST"):
+        if run.knob(kind) and not run.knob("CACHE"):
+            raise BadInput(f"{kind}= needs CACHE=")
+    perf.check_declared(*perf.load_metrics())
+    perf.load_accepted()
+    cells, _ = matrix.chosen(matrix.load(), archs)
+    for cell in cells:
+        names = cases.select(cases.default_path("tests"), cell.arch, cell.mode, (), cell.config)
+        print(f"  {cell.name:<18} {len(names)} cases")
+    return 0
+
+
+def series_knobs():
+    """(the series, the earlier one or None), copied to where nobody changes them."""
+    place = pathlib.Path(run.knob("OUT")) / "revision"
+    series = series_.load(run.knob("OF") or str(ROOT / "kernel-patches" / run.knob("BASE")), run.knob("BASE"), place / "of")
+    against = series_.load(run.knob("AGAINST"), run.knob("BASE"), place / "against") if run.knob("AGAINST") else None
+    return series, against
+
+
+def revision(argv):
+    archs = [arch_.load(name) for name in argv if name != "--plan"]
+    if "--plan" in argv:
+        return plan([arch.name for arch in archs])
+    series, against = series_knobs()
+    numbers = chosen(len(series.patches))
+    this = run.Run("revision")
+    shutil.rmtree(this.directory / "image", ignore_errors=True)
+    try:
+        shop = Workshop(archs, this, series, against)
+    except NotApplied as problem:
+        if problem.name != "OF":
+            raise BadInput(f"AGAINST={run.knob('AGAINST')} does not apply: {problem.said.strip().splitlines()[-1]}") from None
+        return report.write(this.directory, not_applied(problem, series, archs, this))
+    judge = Judge(archs, shop, series)
+    judge.judge_base()
+    judge.add_all(0, "", "cover letter", static.cover_letter(series, shop.base))
+    for number in numbers:
+        judge.judge_patch(number)
+    more = judge_whole(judge) if not run.knob("PATCHES") else {}
+    moved = shop.moved()
+    dropped = [subject for number, word, subject in moved if number is None]
+    found = document(this, series, archs, judge.checks, described(series, moved, numbers), dropped,
+                     compilers=shop.compilers, qemu={arch.name: run.first_line(arch.qemu, "--version") for arch in archs}, **more)
+    return report.write(this.directory, found)
+
+
+if __name__ == "__main__":
+    sys.exit(run.main(revision, sys.argv[1:]))

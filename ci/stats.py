@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Is B slower than A?  Boots in blocks of A B B A; the statistics are scipy's and statsmodels'.
+
+The unit is a block: what differs within a boot, or drifts from block to block, is no
+evidence.  The test flips signs of the blocks' differences, all 2^n ways, and assumes nothing
+of their distribution; with n blocks its p can't be below 2/2^n, so that several metrics at
+0.05 (Holm) take eight.
+"""
+import dataclasses
+import math
+import statistics
+
+import numpy
+from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+ORDER = "ABBA"
+BLOCKS = 8
+ALPHA = 0.05
+# Of a change that is said to have been visible
+POWER = 0.9
+
+
+def sign_flip_p(differences):
+    """Two-sided p of the mean of paired differences being zero, exact up to 15 pairs."""
+    if not any(differences):
+        return 1.0
+    done = scipy_stats.permutation_test((numpy.asarray(differences, float),), numpy.mean, permutation_type="samples",
+                                        n_resamples=9999 if len(differences) > 15 else numpy.inf, random_state=1)
+    return float(done.pvalue)
+
+
+def holm(values):
+    """Adjusted p-values of metrics that were declared in advance."""
+    return [float(p) for p in multipletests(values, alpha=ALPHA, method="holm")[1]] if values else []
+
+
+def differences(blocks):
+    """Of blocks (a, b, b, a), log(B / A): a change in per cent, nearly."""
+    return [math.log((b1 + b2) / (a1 + a2)) for a1, b1, b2, a2 in blocks]
+
+
+def control(blocks):
+    """The same of A against A."""
+    return [math.log(a2 / a1) for a1, _, _, a2 in blocks]
+
+
+def interval(values):
+    """95 % of Student's t of their mean.  (mean, low, high)"""
+    mean = statistics.fmean(values)
+    error = scipy_stats.sem(values)
+    if not error:
+        return mean, mean, mean
+    low, high = scipy_stats.t.interval(1 - ALPHA, len(values) - 1, loc=mean, scale=error)
+    return mean, float(low), float(high)
+
+
+def detectable(values, metrics):
+    """The smallest change that would have been found, mostly (POWER), with such a spread."""
+    deviation = statistics.stdev(values)
+    effect = TTestPower().solve_power(nobs=len(values), alpha=ALPHA / metrics, power=POWER)
+    return float(effect) * deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """All changes in per cent of the rate: negative is slower."""
+    name: str
+    blocks: int
+    change: float
+    low: float
+    high: float
+    p: float            # after Holm
+    control_p: float    # of A against A
+    smallest: float     # that would have been seen
+    least: float        # that matters, as declared
+
+    @property
+    def usable(self):
+        return self.control_p >= ALPHA
+
+    @property
+    def verdict(self):
+        if not self.usable:
+            return "not usable"
+        if self.p < ALPHA and abs(self.change) >= self.least:
+            return "slower" if self.change < 0 else "faster"
+        return "no change"
+
+
+def percent(log_ratio):
+    return 100 * math.expm1(log_ratio)
+
+
+def compare(measured, least):
+    """[Outcome]; measured: {name: [(a, b, b, a)]}, least: {name: per cent that matters}."""
+    adjusted = holm([sign_flip_p(differences(blocks)) for blocks in measured.values()])
+    found = []
+    for (name, blocks), p in zip(measured.items(), adjusted):
+        mean, low, high = interval(differences(blocks))
+        found.append(Outcome(name, len(blocks), percent(mean), percent(low), percent(high), p, sign_flip_p(control(blocks)),
+                             percent(detectable(differences(blocks), len(measured))), least[name]))
+    return found

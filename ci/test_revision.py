@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A revision, from a series of patches to what is said of it; the statistics."""
+import json
+import mailbox
+import pathlib
+import random
+import tempfile
+import types
+import unittest
+import unittest.mock
+
+import arch
+import ktap
+import matrix
+import perf
+import report
+import revision
+import run
+import series
+import static
+import stats
+import store
+import verdict
+import workshop
+from verdict import Finding, Verdict
+
+PATCH = """From 1234567890123456789012345678901234567890 Mon Sep 17 00:00:00 2001
+From: A Person <a@example.org>
+Date: Wed, 25 Nov 2026 14:26:21 +0000
+Subject: [PATCH v3 {n}/2] KVM: x86: Do {n}
+
+Because of {n}.
+
+Signed-off-by: A Person <a@example.org>
+---
+ file | 2 +-
+ 1 file changed, 1 insertion(+), 1 deletion(-)
+
+diff --git a/file b/file
+index 1111111..2222222 100644
+--- a/file
++++ b/file
+@@ -{n} +{n} @@
+-{n}
++{n}{n}
+--{space}
+2.39
+
+"""
+
+
+def patch_text(n, **more):
+    return PATCH.format(n=n, space=" ", **more)
+
+
+class Scratch(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.root = pathlib.Path(directory.name)
+
+
+class Sources(Scratch):
+    """The same series from a directory, a mailbox, and git."""
+
+    def directory(self):
+        (self.root / "in").mkdir()
+        for n in (1, 2):
+            (self.root / "in" / f"{n:04}-do-{n}.patch").write_text(patch_text(n))
+        return self.root / "in"
+
+    def check(self, found):
+        self.assertEqual([p.subject for p in found.patches], ["KVM: x86: Do 1", "KVM: x86: Do 2"])
+        self.assertEqual([p.number for p in found.patches], [1, 2])
+        self.assertEqual(found.patches[0].files, ["file"])
+        return [p.ident for p in found.patches]
+
+    def test_directory_and_mailbox_are_the_same_patches(self):
+        directory = self.directory()
+        idents = self.check(series.load(str(directory), "v6.12", self.root / "a"))
+        box = mailbox.mbox(str(self.root / "box"))
+        for n in (2, 1):  # in no order, and with a reply between
+            box.add(mailbox.mboxMessage(patch_text(n)))
+            box.add(mailbox.mboxMessage(f"Subject: Re: [PATCH v3 {n}/2] KVM: x86: Do {n}\n\nNo.\n"))
+        box.close()
+        self.assertEqual(self.check(series.load(str(self.root / "box"), "v6.12", self.root / "b")), idents)
+
+    def test_two_mails_for_one_patch(self):
+        box = mailbox.mbox(str(self.root / "box"))
+        box.add(mailbox.mboxMessage(patch_text(1)))
+        box.add(mailbox.mboxMessage(patch_text(1)))
+        box.close()
+        with self.assertRaisesRegex(arch.BadInput, "two mails are patch 1"):
+            series.load(str(self.root / "box"), "v6.12", self.root / "a")
+
+    def test_a_revision_of_this_repository(self):
+        found = series.load("HEAD", "v6.12", self.root / "a")
+        self.assertGreater(len(found.patches), 1)
+        self.assertIn("KVM", found.cover.subject)
+
+    def test_what_is_none_of_these(self):
+        with self.assertRaisesRegex(arch.BadInput, "neither a directory, nor a mailbox, nor a revision"):
+            series.load("no/such/thing", "v6.12", self.root / "a")
+        (self.root / "empty").mkdir()
+        with self.assertRaisesRegex(arch.BadInput, "no patches"):
+            series.load(str(self.root / "empty"), "v6.12", self.root / "a")
+
+
+class Kept(Scratch):
+    """What the store gives back is what was put, or nothing."""
+
+    def setUp(self):
+        super().setUp()
+        self.store = store.Store(self.root / "store")
+        self.calls = 0
+
+    def count(self):
+        self.calls += 1
+        return [["fail", "text"]]
+
+    def test_once(self):
+        for _ in range(2):
+            self.assertEqual(self.store.once("kind", ["a", 1], self.count), [["fail", "text"]])
+        self.store.once("kind", ["a", 2], self.count)
+        self.assertEqual(self.calls, 2)
+
+    def damage(self, function):
+        self.store.once("kind", ["a"], self.count)
+        path = next((self.root / "store" / "kind").iterdir())
+        path.write_text(function(path.read_text()))
+        self.store.once("kind", ["a"], self.count)
+        self.assertEqual(self.calls, 2)
+
+    def test_an_entry_that_was_cut(self):
+        self.damage(lambda text: text[:-9])
+
+    def test_an_entry_that_was_changed(self):
+        self.damage(lambda text: text.replace("fail", "pass"))
+
+    def test_an_entry_of_other_inputs(self):
+        self.damage(lambda text: text.replace('["a"]', '["b"]'))
+
+    def test_files_that_were_damaged(self):
+        (self.root / "in").mkdir()
+        (self.root / "in" / "kernel").write_text("image")
+        kept = self.store.keep_files("kernels", ["a"], self.root / "in")
+        self.assertEqual(self.store.files("kernels", ["a"]), kept)
+        (kept / "kernel").write_text("imago")
+        self.assertIsNone(self.store.files("kernels", ["a"]))
+        self.assertIsNone(self.store.files("kernels", ["b"]))
+
+
+class Static(Scratch):
+    def patch(self, text):
+        path = self.root / "0001-a.patch"
+        path.write_text(text)
+        return series.Patch(1, path)
+
+    def test_sign_off(self):
+        self.assertEqual(static.signed_off("", self.patch(patch_text(1))), [])
+        other = patch_text(1).replace("Signed-off-by: A", "Signed-off-by: B")
+        self.assertEqual(static.signed_off("", self.patch(other))[0][0], "fail")
+        self.assertEqual(static.signed_off("", self.patch(patch_text(1).replace("Signed-off", "Acked")))[0][0], "fail")
+
+    def test_subject(self):
+        self.assertEqual(static.subject_form("", self.patch(patch_text(1))), [])
+        self.assertTrue(static.subject_form("", self.patch(patch_text(1).replace("KVM: x86: Do", "Do"))))
+
+    def test_warnings_are_compared_without_lines(self):
+        before = static.warnings_in("virt/kvm/kvm_main.c:10:5: warning: unused variable 'a' [-Wunused]\n", ["virt/kvm/kvm_main.c"])
+        after = static.warnings_in("arch/x86/kvm/../../../virt/kvm/kvm_main.c:12:5: warning: unused variable 'a' [-Wunused]\n"
+                                   "arch/x86/kvm/../../../virt/kvm/kvm_main.c:13:5: warning: unused variable 'b' [-Wunused]\n"
+                                   "include/linux/other.h:1:1: warning: none of ours\n", ["virt/kvm/kvm_main.c"])
+        self.assertEqual(static.grown(before, after), ["virt/kvm/kvm_main.c: warning: unused variable 'b' [-Wunused]"])
+        self.assertEqual(static.grown(after, after), [])
+        self.assertEqual(len(static.grown(before, before * 2)), 1, "a second one of the same words is new")
+
+    def test_what_is_compiled_where(self):
+        files = ["arch/x86/kvm/x86.c", "arch/arm64/kvm/mmu.c", "virt/kvm/kvm_main.c", "tools/a.c", "kernel/irq/manage.c", "arch/powerpc/kvm/b.c"]
+        self.assertEqual(static.compiled_here(files, "x86"), ["arch/x86/kvm/x86.c", "virt/kvm/kvm_main.c", "kernel/irq/manage.c"])
+        self.assertEqual(static.directories(files[2:3] + files[4:5], "x86"), ["arch/x86/kvm/", "kernel/irq/"])
+        self.assertEqual(static.foreign(files, ["x86", "arm64"]), ["arch/powerpc/kvm/b.c"])
+
+
+def boot(results, findings=()):
+    """Of {case: status}; what failed says so."""
+    found = [ktap.Result(name, status, "reason" if status != "pass" else "", n, "") for n, (name, status) in enumerate(results.items())]
+    return types.SimpleNamespace(outcome=types.SimpleNamespace(stream=types.SimpleNamespace(results=found)), findings=list(findings))
+
+
+FAILS = Finding(Verdict.FAIL, "a", "exit=254", "tests.ktap:1")
+MISSING = Finding(Verdict.SKIP, "a", f"must not skip here: SKIP {verdict.SERIES_IS_MISSING}", "tests.ktap:1")
+
+
+class Bisection(unittest.TestCase):
+    """What may be different after a patch, and what may not."""
+
+    def words(self, before, now):
+        return [word.name for word, _, _ in revision.broken(before, now)]
+
+    def test_a_case_that_passed_fails(self):
+        self.assertEqual(self.words(boot({"a": "pass"}), boot({"a": "fail"}, [FAILS])), ["FAIL"])
+
+    def test_a_case_that_failed_in_the_same_way_is_none_of_the_patch(self):
+        self.assertEqual(self.words(boot({"a": "fail"}), boot({"a": "fail"}, [FAILS])), [])
+
+    def test_a_case_that_the_series_does_not_reach_yet(self):
+        self.assertEqual(self.words(boot({"a": "skip"}), boot({"a": "skip"}, [MISSING])), [])
+
+    def test_a_case_that_passed_skips(self):
+        self.assertEqual(self.words(boot({"a": "pass"}), boot({"a": "skip"}, [MISSING])), ["SKIP"])
+
+    def test_a_case_that_skipped_fails(self):
+        self.assertEqual(self.words(boot({"a": "skip"}), boot({"a": "fail"}, [FAILS])), ["FAIL"])
+
+    def test_a_splat_is_always_the_patch(self):
+        splat = Finding(Verdict.SPLAT, "a", "WARNING", "console.log:1")
+        self.assertEqual(self.words(boot({"a": "fail"}), boot({"a": "fail"}, [splat])), ["SPLAT"])
+
+
+class Cells(Scratch):
+    def test_the_matrix_can_be_read(self):
+        there, left = matrix.chosen(matrix.load(), arch.names())
+        self.assertTrue(there and all(cell.when == "always" for cell in there))
+        self.assertTrue(all(cell.why or cell.when == "slow" for cell in left))
+        for name in arch.names():
+            self.assertEqual({cell.mode for cell in there if cell.arch == name}, {mode.name for mode in arch.load(name).modes},
+                             "each mode of an architecture needs a line in ci/matrix")
+
+    def test_what_is_refused(self):
+        for line in ("x86 npt -", "x86 npt - sometimes", "x86 npt - never", "x86 npt - always because", "x86 no - always", "x86 npt no always"):
+            with self.assertRaises(arch.BadInput, msg=line):
+                matrix.parse(line, "here")
+
+
+class Metrics(Scratch):
+    def test_those_that_are_declared_exist(self):
+        perf.check_declared(*perf.load_metrics())
+        perf.load_accepted()
+
+    def test_a_mode_that_does_not_exist(self):
+        with self.assertRaisesRegex(arch.BadInput, "no_such_mode"):
+            perf.check_declared(["no_such_mode"], [])
+
+    def rows(self, series, again, against):
+        key = ("fast_minor", "instructions")
+        return perf.exact_rows({"series": ({key: series}, {key: again}), "against": ({key: against}, {key: against})}, ["fast_minor"])
+
+    def test_one_instruction_is_a_change(self):
+        changes = perf.exact_changes("x86", self.rows(7188, 7188, 7187), {})
+        self.assertEqual([status for status, _ in changes], ["fail"])
+        self.assertIn("slower", changes[0][1])
+        self.assertEqual(perf.exact_changes("x86", self.rows(7187, 7187, 7187), {}), [])
+        self.assertEqual(perf.exact_changes("x86", self.rows(7186, 7186, 7187), {})[0][0], "pass")
+
+    def test_what_does_not_repeat_is_not_judged(self):
+        rows = self.rows(7188, 7189, 7187)
+        self.assertFalse(rows[0]["exact"])
+        self.assertEqual(perf.exact_changes("x86", rows, {}), [])
+
+    def test_an_accepted_change_is_that_one_alone(self):
+        path = self.root / "accepted"
+        path.write_text("x86 fast_minor instructions 7187 7188 | the test of the flag\n")
+        accepted = perf.load_accepted(path)
+        self.assertEqual(perf.exact_changes("x86", self.rows(7188, 7188, 7187), accepted)[0][0], "known")
+        for other in (self.rows(7189, 7189, 7187), self.rows(7188, 7188, 7186)):
+            self.assertEqual(perf.exact_changes("x86", other, accepted)[0][0], "fail")
+        self.assertEqual(perf.exact_changes("arm64", self.rows(7188, 7188, 7187), accepted)[0][0], "fail")
+
+
+class Statistics(unittest.TestCase):
+    def test_published_answers(self):
+        # Darwin's 15 pairs of maize, Fisher, The Design of Experiments (1935), section 21: 1726 of the
+        # 2^15 ways have a sum as large, on both sides.
+        darwin = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+        self.assertAlmostEqual(stats.sign_flip_p(darwin), 1726 / 32768, places=9)
+        # Student's t of the same: 2.148, two-sided p = 0.0497 (Fisher, section 17)
+        mean, low, high = stats.interval(darwin)
+        self.assertAlmostEqual(mean, 20.933, places=3)
+        self.assertTrue(0 < low < 0.1 and 41.7 < high < 41.9, (low, high))
+        # Holm (1979), by hand: 0.01 * 3, 0.02 * 2, 0.04 * 1, never smaller than the one before
+        self.assertEqual([round(p, 6) for p in stats.holm([0.01, 0.04, 0.02])], [0.03, 0.04, 0.04])
+
+    def test_five_blocks_can_never_say_so(self):
+        self.assertEqual(stats.sign_flip_p([1, 2, 3, 4, 5]), 2 / 32)
+        self.assertEqual(stats.sign_flip_p([1, 2, 3, 4, 5, 6, 7, 8]), 2 / 256)
+
+    def test_a_difference_of_nothing(self):
+        self.assertEqual(stats.sign_flip_p([0.0] * 8), 1.0)
+
+    @staticmethod
+    def blocks(generator, effect):
+        """Boots that differ by 0.8 % and a drift: what make scale shows at 4 vCPUs."""
+        drift = generator.gauss(0, 0.01)
+        return [tuple(100 * (1 + drift * n + generator.gauss(0, 0.008)) * (effect if letter == "B" else 1) for letter in stats.ORDER)
+                for n in range(stats.BLOCKS)]
+
+    def trials(self, effect, count=200):
+        generator = random.Random(7)
+        # As declared: several metrics at once, under Holm
+        return [stats.compare({"changed": self.blocks(generator, effect), "not": self.blocks(generator, 1)}, {"changed": 2, "not": 5})[0]
+                for _ in range(count)]
+
+    def test_false_alarms(self):
+        found = self.trials(1)
+        alarms = sum(o.verdict in ("slower", "faster") for o in found)
+        self.assertLessEqual(alarms, 10)
+        # and not thanks to the minimum alone
+        self.assertLessEqual(sum(o.p < stats.ALPHA for o in found), 10)
+        self.assertLessEqual(sum(not o.usable for o in found), 20)
+
+    def test_three_per_cent_are_found(self):
+        found = [o.verdict for o in self.trials(0.97)]
+        self.assertGreaterEqual(found.count("slower"), 180)
+        self.assertEqual(found.count("faster"), 0)
+
+    def test_a_control_that_flags_makes_all_of_it_unusable(self):
+        blocks = [(100, 97, 97, 90 + n / 10) for n in range(8)]
+        outcome, = stats.compare({"x": blocks}, {"x": 2})
+        self.assertEqual(outcome.verdict, "not usable")
+        changes = perf.rate_changes([{"name": "x", "verdict": "not usable"}, {"name": "y", "verdict": "slower"}])
+        self.assertEqual([status for status, _ in changes], ["harness"])
+
+
+def found(checks, **more):
+    patches = [{"number": n, "subject": f"KVM: x86: Do {n}", "patch_id": f"{n}" * 40, "message_id": "", "since": "", "judged": True} for n in (1, 2)]
+    return {"version": 1, "verdict": "fail", "run": "20260101-000000-revision", "time": "2026-01-01T00:00:00Z", "repository": "abc",
+            "base": {"package": "linux-source", "tested": "1"}, "of": "here", "against": "", "subject": "[PATCH v3 0/2] KVM: Do both",
+            "cover_message_id": "<1@example.org>", "revision": 3, "archs": ["arm64", "x86"], "patches": patches, "dropped": [],
+            "checks": [vars(revision.Check(*check)) for check in checks], "command": "make revision", **more}
+
+
+class Reports(Scratch):
+    CHECKS = [(1, "", "checkpatch", "pass"), (1, "x86", "boot", "pass", "60 cases pass"), (1, "arm64", "boot", "same", "the same images"),
+              (2, "x86", "build", "fail", "error: no", "results/x/log", "make revision PATCHES=2 ARCH=x86"),
+              (2, "arm64", "boot", "splat", "WARNING: at mmu.c " + "x" * 90, "", "make revision PATCHES=2 ARCH=arm64"),
+              (0, "x86", "x86-npt", "skip", "because")]
+
+    def test_the_mail_has_the_gravest_first_and_fits(self):
+        text = report.mail(found(self.CHECKS))
+        lines = text.splitlines()
+        self.assertEqual(lines[1], "In-Reply-To: <1@example.org>")
+        first = lines.index("") + 1
+        self.assertEqual(lines[first], "verdict: fail: 2 findings, in patch 2")
+        self.assertTrue(lines[first + 1].startswith("  SPLAT patch 2/2 arm64 boot: WARNING"))
+        self.assertIn("  FAIL patch 2/2 x86 build: error: no", lines)
+        self.assertIn("  make revision PATCHES=2 ARCH=x86", lines)
+        self.assertEqual([line for line in report.check_width(text) if "xxx" not in line], [])
+
+    def test_all_good(self):
+        text = report.mail({**found(self.CHECKS[:3]), "verdict": "pass"})
+        self.assertIn("verdict: pass, on arm64 and x86: 2 patches", text)
+
+    def test_a_page_escapes_what_it_quotes(self):
+        checks = [*self.CHECKS, (2, "x86", "W=1", "fail", "<script>alert(1)</script>")]
+        text = report.page(found(checks), {"a picture": "<svg/>"})
+        self.assertNotIn("<script>", text)
+        self.assertIn("&lt;script&gt;", text)
+
+    def test_what_b4_is_told(self):
+        answers = report.b4(found(self.CHECKS))
+        self.assertEqual({a["tool"]: a["status"] for a in answers["2" * 40]},
+                         {"kvm-fast-only:build-x86": "fail", "kvm-fast-only:boot-arm64": "fail"})
+        self.assertEqual(answers["1" * 40][0]["status"], "pass")
+
+    def test_kcidb_has_a_test_for_each_check_of_an_architecture(self):
+        told = report.kcidb(found(self.CHECKS))
+        self.assertEqual(len(told["tests"]), 5)
+        self.assertEqual([b["status"] for b in told["builds"]], ["PASS", "FAIL"])
+        self.assertTrue(all(t["build_id"] in {b["id"] for b in told["builds"]} for t in told["tests"]))
+
+    def test_what_the_schema_refuses(self):
+        report.validate(found(self.CHECKS))
+        for broken in ({"version": 2}, {"verdict": "green"}, {"checks": []}, {"patches": []}):
+            with self.assertRaises(arch.BadInput, msg=str(broken)):
+                report.validate({**found(self.CHECKS), **broken})
+
+    def test_the_exit_status_is_the_verdict(self):
+        with unittest.mock.patch("builtins.print"):
+            self.assertEqual(report.write(self.root, found(self.CHECKS)), Verdict.FAIL)
+        self.assertEqual(json.loads((self.root / "revision.json").read_text())["version"], 1)
+
+
+class Chosen(unittest.TestCase):
+    def test_patches(self):
+        for text, wanted in (("", [1, 2, 3, 4]), ("2", [2]), ("1,3-4", [1, 3, 4])):
+            with unittest.mock.patch.dict("os.environ", PATCHES=text):
+                self.assertEqual(revision.chosen(4), wanted)
+        for text in ("5", "x", "3-1"):
+            with unittest.mock.patch.dict("os.environ", PATCHES=text), self.assertRaises(arch.BadInput, msg=text):
+                revision.chosen(4)
+
+    def test_what_did_not_apply_is_named(self):
+        problem = workshop.NotApplied("OF", "error: patch failed\napply: build/of/0007-KVM-x86.patch does not apply to linux (reason above)\n")
+        self.assertEqual(problem.number, 7)
+
+    def test_knobs_come_back(self):
+        with unittest.mock.patch.dict("os.environ", MODE="vhe"):
+            with workshop.knobs(MODE="npt"):
+                self.assertEqual(run.knob("MODE"), "npt")
+            self.assertEqual(run.knob("MODE"), "vhe")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Where a revision is taken apart: one tree, a state of it after each patch, built and booted once.
+
+A state is asked for by where it is: 0 is the base, N is after patch N, "against" is the
+end of the earlier revision.  All are built in one tree, under one name, so that an image is
+another one only if the code is.
+"""
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+import bench
+import cases
+import run
+import scale
+import series as series_
+import static
+from arch import ROOT, BadInput
+from git import git
+from store import Store, digest
+from verdict import SERIES_IS_MISSING, Verdict
+
+# What guest.mk calls it, as SERIES
+NAME = "revision"
+# What has to hold of a boot that measures, before it is kept
+USABLE = {"bench": (bench.measure, bench.read_timelines), "scale": (scale.points_of,), "tests": ()}
+
+
+class NotApplied(Exception):
+    """git am refused: @name is the knob, @number the patch, or 0."""
+
+    def __init__(self, name, said):
+        super().__init__(said)
+        match = re.search(r"/(\d{4})-[^/\s]*\.patch", said.strip().splitlines()[-1] if said.strip() else "")
+        self.name, self.said, self.number = name, said, int(match[1]) if match else 0
+
+
+def settled(finding):
+    """No statement against a kernel that may lack the series, or a part of it."""
+    return finding.verdict == Verdict.KNOWN or finding.verdict == Verdict.SKIP and SERIES_IS_MISSING in finding.text
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    images: tuple = ()      # hashes of kernel and initramfs
+    boot: run.Boot = None
+    kernel: pathlib.Path = None
+    initramfs: pathlib.Path = None
+    problem: str = ""       # why there is no boot
+    log: str = ""
+
+
+class Workshop:
+    def __init__(self, archs, this, series, against):
+        self.this, self.archs, self.series, self.against = this, archs, series, against
+        self.out = pathlib.Path(run.knob("OUT")).resolve()
+        self.place, self.path = self.out / NAME, self.out / NAME / "linux"
+        self.store = Store(pathlib.Path(run.knob("CACHE")) / "revision")
+        self.compilers = {arch.name: run.first_line(f"{prefix(arch)}gcc", "--version") for arch in archs}
+        self.states, self.booted = {}, {}
+        self.earlier = self.apply(against, "AGAINST")[-1] if against else ""
+        self.commits = self.apply(series, "OF")
+        self.base = self.ask("rev-parse", "origin/base")
+
+    # --- the tree ---
+
+    def ask(self, *argv):
+        return git(self.path, *argv)
+
+    def apply(self, series, name):
+        """[commit], one a patch."""
+        print(f"  applying {len(series.patches)} patches of {series.where}", flush=True)
+        if self.path.exists():  # where an earlier run has left it
+            self.go_to(self.ask("rev-parse", "origin/base"))
+        done = subprocess.run([str(ROOT / "kernel-patches" / "apply"), str(series.directory), "patched", run.knob("CACHE"), str(self.path)],
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NotApplied(name, done.stderr)
+        (self.path / ".git" / "applied").write_text("nothing\n")  # each run applies anew
+        commits = self.ask("rev-list", "--reverse", "origin/base..HEAD").split()
+        self.ask("update-ref", f"refs/kept/{name}", "HEAD")
+        return commits
+
+    def go_to(self, commit):
+        self.ask("checkout", "-q", "-f", "--detach", commit)
+        # guest.mk: this is nobody's work
+        (self.path / ".git" / "applied.head").write_text(self.ask("rev-parse", "HEAD") + "\n")
+
+    def commit(self, where):
+        return self.earlier if where == "against" else ([self.base] + self.commits)[where]
+
+    def identity(self, where, *paths):
+        """By content: all of the tree, or some paths."""
+        return self.ask("ls-tree", self.commit(where), *paths) if paths else self.ask("rev-parse", f"{self.commit(where)}^{{tree}}")
+
+    def moved(self):
+        return series_.moved(self.path, self.earlier, self.commits[-1]) if self.against else []
+
+    # --- without a boot ---
+
+    def look_at(self, patch, number):
+        """(tool, [(status, text)]) of all that needs no architecture."""
+        scripts = self.identity(number, "scripts", "MAINTAINERS", ".get_maintainer.ignore")
+        self.go_to(self.commit(number))
+        for tool, function in static.OF_PATCH.items():
+            yield tool, self.store.once("static", [tool, patch.text, scripts], lambda f=function: f(self.path, patch))
+        unknown = static.foreign(patch.files, [arch.kernel_arch for arch in self.archs])
+        if unknown:
+            yield "other architectures", [("skip", f"not compiled: {' '.join(unknown)}")]
+        files = patch.files
+        yield "kernel-doc", self.grown("kernel-doc", number, files, lambda: static.kernel_doc(self.path, files))
+        if any(name.startswith("Documentation/") for name in files):
+            yield "docs", self.grown("docs", number, files, lambda: static.documentation(self.path, files, self.place))
+
+    def grown(self, tool, number, files, function, inputs=()):
+        """[("fail", text)] of what a tool says after a patch and did not say before it."""
+        def at(where):
+            def ask():
+                self.go_to(self.commit(where))
+                return function()
+            return self.store.once("warnings", [tool, self.identity(where), files, *inputs], ask)
+        before, after = at(number - 1), at(number)
+        if after is None:
+            return [("skip", f"{tool}: not installed, or nothing was built")]
+        return [("fail", text) for text in static.grown(before or [], after)]
+
+    def compare_warnings(self, arch, patch, number):
+        """(tool, [(status, text)]): W=1 and sparse over the files that the patch changes."""
+        files = static.compiled_here(patch.files, arch.kernel_arch)
+        if not files:
+            return "", []
+        extra = ["C=1"] if shutil.which("sparse") else []
+        config = self.state(arch, number).kernel.with_suffix(".config").read_text()
+
+        def ask():
+            objects = self.path / f"out-{arch.name}-w1"
+            objects.mkdir(exist_ok=True)
+            if not (objects / ".config").exists() or (objects / ".config").read_text() != config:
+                (objects / ".config").write_text(config)
+            status, said = static.compile_again(self.path, objects.name, arch.kernel_arch, prefix(arch), files, extra)
+            return None if status else static.warnings_in(said, files)
+        tool = "W=1, sparse" if extra else "W=1"
+        return tool, self.grown(tool, number, files, ask, [arch.name, self.compilers[arch.name], digest(config)])
+
+    # --- built and booted ---
+
+    def make(self, arch, log, target, **variables):
+        """Have guest-images/guest.mk make one file."""
+        command = [*shlex.split(run.knob("GUEST")), f"ARCH={arch.name}", *(f"{k}={v}" for k, v in variables.items()), str(target)]
+        with open(log, "ab") as stream:
+            return subprocess.call(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL) == 0
+
+    def keep(self, kind, inputs, files):
+        stage = self.this.directory / "image"
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir()
+        for path in files:
+            shutil.copy(path, stage)
+        kept = self.store.keep_files(kind, inputs, stage)
+        shutil.rmtree(stage)
+        return kept
+
+    def build(self, arch, where, config, log):
+        """The kernel, with its .config, .release, .map and .compiler beside it, or None."""
+        stem = f"{arch.name}{config and '-' + config}"
+        inputs = [self.identity(where), arch.name, config, self.compilers[arch.name], fragments(arch, config)]
+        kept = self.store.files("kernels", inputs)
+        if not kept:
+            print(f"    {arch.name} {config} kernel of {where}", flush=True)
+            self.go_to(self.commit(where))
+            if not self.make(arch, log, self.place / f"{stem}.kernel", CONFIG=config):
+                return None
+            kept = self.keep("kernels", inputs, [path for path in self.place.glob(f"{stem}.*") if path.is_file()])
+        return kept / f"{stem}.kernel"
+
+    def programs(self, arch, where, log):
+        """The initramfs: our programs, and upstream's tests as this state has them, or None."""
+        paths = ("tools/testing/selftests/", "tools/include/", "tools/arch/", "include/uapi/", f"arch/{arch.kernel_arch}/include/uapi/")
+        ours = self.out / "programs" / arch.name
+        inputs = [self.identity(where, *paths), arch.name, self.compilers[arch.name], run.sha256(ours / "initramfs.cpio")]
+        kept = self.store.files("initramfs", inputs)
+        if not kept:
+            print(f"    {arch.name} tests of {where}", flush=True)
+            self.go_to(self.commit(where))
+            new = self.out / f"programs-{NAME}" / arch.name
+            shutil.rmtree(new, ignore_errors=True)
+            if not self.make(arch, log, new / "initramfs.cpio", TOOLS=NAME, OURS=str(ours / "bin")):
+                return None
+            kept = self.keep("initramfs", inputs, [new / "initramfs.cpio"])
+        return kept / "initramfs.cpio"
+
+    def request(self, arch, mode, kernel, initramfs, kind="tests", config="", names=(), icount=False):
+        with knobs(MODE=mode, CONFIG=config, CASES=" ".join(names)):
+            found, = run.requests([arch.name], kind, icount=icount, images=kernel.parent)
+        return dataclasses.replace(found, initramfs=initramfs)
+
+    def boot(self, request, label, again=0):
+        """The Boot of a request: one that was kept, if it went well."""
+        # Without what it is called: a state is known by its images.
+        unnamed = (*run.NOT_IDENTITY, "series", "series_sha256")
+        inputs = {**{key: value for key, value in run.metadata(request).items() if key not in unnamed}, "again": again}
+        inputs = json.loads(json.dumps(inputs))  # as they come back
+        kept = self.store.files("boots", inputs)
+        if kept:
+            return run.read_boot(request, kept, json.loads((kept / "meta.json").read_text()))
+        boot = self.this.trial(request, self.this.directory / label)
+        for check in USABLE[request.kind]:
+            check(boot)
+        if all(map(settled, boot.findings)):
+            boot.meta = dict(inputs)
+            run.save_verdict(boot)
+            boot.directory = self.store.keep_files("boots", inputs, boot.directory)
+        return boot
+
+    def state(self, arch, where, mode="", config=""):
+        """What there is after a patch, built and booted; the same images are booted once."""
+        mode = mode or arch.modes[0].name
+        key = (arch.name, where, mode, config)
+        if key not in self.states:
+            self.states[key] = self.find_state(arch, where, mode, config)
+        return self.states[key]
+
+    def find_state(self, arch, where, mode, config):
+        label = "-".join(filter(None, (f"{where:04}" if isinstance(where, int) else where, arch.name, mode, config)))
+        log = self.this.directory / f"{label}.build.log"
+        kernel = self.build(arch, where, config, log)
+        initramfs = kernel and self.programs(arch, where, log)
+        if not initramfs:
+            return State(problem=f"{'upstream' + chr(39) + 's tests do' if kernel else 'the kernel does'} not build: {first_error(log)}", log=str(log))
+        images = run.sha256(kernel), run.sha256(initramfs)
+        key = (arch.name, mode, config, images)
+        if key not in self.booted:
+            self.booted[key] = self.boot(self.request(arch, mode, kernel, initramfs, config=config), label)
+        return State(images, self.booted[key], kernel, initramfs)
+
+    def state_before(self, arch, number):
+        """The last one that there was."""
+        return next(state for n in range(number - 1, -1, -1) if (state := self.state(arch, n)).boot)
+
+    def measure(self, arch, where, kind, names=(), vcpus=0, again=0):
+        """A boot of make bench or make scale, of what this state can."""
+        state = self.state(arch, where)
+        if not state.boot:
+            raise BadInput(f"{where}: {state.problem}")
+        names = names or [case.name for case in cases.load(cases.default_path(kind)) if where != 0 or case.needs == "-"]
+        request = self.request(arch, arch.modes[0].name, state.kernel, state.initramfs, kind, names=names, icount=kind == "bench")
+        request = scale.with_lockstep(request, vcpus, again) if kind == "scale" else bench.with_timeline(request)
+        return self.boot(request, f"{where}-{request.directory}-{kind}-{again}", again)
+
+
+@contextlib.contextmanager
+def knobs(**values):
+    """Other values of run.py's knobs, for a while."""
+    before = {name: os.environ.get(name, "") for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def prefix(arch):
+    """Of the compiler, as guest.mk has it."""
+    return "" if arch.cross.startswith(os.uname().machine) else run.knob("CROSS_COMPILE") or arch.cross
+
+
+def fragments(arch, config):
+    """Hashes of what a kernel's configuration is made of."""
+    names = ["kernel", arch.name, *([config, f"{arch.name}-{config}"] if config else [])]
+    return [run.sha256(path) for path in (ROOT / "guest-images" / f"{name}.config" for name in names) if path.exists()]
+
+
+def first_error(log):
+    """The line that says most in the log of a build."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return next((line.strip() for line in lines if re.search(r"\berror\b|undefined reference", line, re.IGNORECASE)), "see the log")
