@@ -102,7 +102,7 @@ patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
 export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX CONFIG BASE SERIES CASES OUT RESULTS
 
-.PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench coverage fuzz scale profile revision series dist shell clean reference
+.PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench check-revision coverage fuzz scale profile revision series dist shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
 	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
@@ -173,6 +173,10 @@ revision: plan-revision images
 		flock -n 8 || { echo "  another make judges a revision in $(OUT); waiting for it"; flock 8; }; \
 		GUEST='$(subst SERIES_ID=$(SERIES_ID),SERIES_ID=each,$(subst SERIES=$(SERIES),SERIES=revision,$(guest)))' \
 		$(python) ci/revision.py $(archs))
+
+# Is a spoiled patch what make revision finds first?
+check-revision: plan-spoil images
+	+$(call on_broken_series,spoil)
 
 # What is mailed; here V is its number.
 series: images

@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import ktap
@@ -43,6 +44,10 @@ LOCKSTEP_APPEND = "rcupdate.rcu_expedited=1"
 # For slots that are backed by hugetlb
 HUGEPAGES = {"bench": 330}
 FEW_HUGEPAGES = 16
+
+
+# For whoever has guests in other threads than the one that ctrl-C reaches
+STOP = threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,6 +298,8 @@ def end_of(process, watch):
     while process.poll() is None:
         time.sleep(0.02)
         watch.poll()
+        if STOP.is_set():
+            return "interrupted", f"interrupted during {watch.stage}"
         if watch.overdue():
             process.kill()
             process.wait()

@@ -56,8 +56,10 @@ def wrap(text, indent="", first=None):
 def headline(found):
     bad = findings(found)
     archs = " and ".join(found["archs"])
+    judged = [p["number"] for p in found["patches"] if p["judged"]]
     if not bad:
-        return f"verdict: pass, on {archs}: {len(found['patches'])} patches, each built and booted"
+        which = f"{len(judged)} patches, each" if len(judged) == len(found["patches"]) else f"patch {', '.join(map(str, judged))} alone,"
+        return f"verdict: pass, on {archs}: {which} built and booted"
     patches = sorted({c["patch"] for c in bad if c["patch"]})
     where = f", in patch {', '.join(map(str, patches))}" if patches else ""
     return f"verdict: {found['verdict']}: {len(bad)} finding{'s' if len(bad) > 1 else ''}{where}"
@@ -114,7 +116,7 @@ def patch_table(found):
     for patch in found["patches"]:
         if patch["judged"]:
             checks, *rest = patch_row(patch, found)
-            name = textwrap.shorten(patch["subject"], 32, placeholder="...") if " " in patch["subject"][:32] else patch["subject"][:32]
+            name = patch["subject"] if len(patch["subject"]) <= 32 else patch["subject"][:29].rstrip() + "..."
             yield f"{patch['number']:2} {MARKS[patch['since']]} {name:33} {checks:8} {''.join(f'{text:7}' for text in rest)}".rstrip()
 
 

@@ -169,32 +169,40 @@ class Judge:
                 **{kind: sorted(f"{case} {word}" for case, word in found.items()) for kind, found in words.items()}}
 
     def judge_matrix(self):
-        cells, left = matrix.chosen(matrix.load(), [arch.name for arch in self.archs])
+        archs = {arch.name: arch for arch in self.archs}
+        cells, left = matrix.chosen(matrix.load(), archs)
+        ends = [0, len(self.series.patches), *(["against"] if self.shop.against else [])]
+        self.shop.prepare([(archs[cell.arch], where, cell.mode, cell.config) for cell in cells for where in ends])
         rows = []
         for cell in cells:
-            start = time.monotonic()
-            rows.append(self.judge_cell(cell, next(arch for arch in self.archs if arch.name == cell.arch)))
-            print(f"  {cell.name:<18} {time.monotonic() - start:4.0f} s  {rows[-1]['status']}", flush=True)
+            rows.append(self.judge_cell(cell, archs[cell.arch]))
+            print(f"  {cell.name:<18} {rows[-1]['status']}", flush=True)
         return rows + [{"arch": c.arch, "mode": c.mode, "config": c.config, "status": "skip",
                         "summary": c.why or "slow: MATRIX=all"} for c in left]
 
     # --- what it costs ---
 
-    def judge_exact(self, arch, primary):
-        last, kinds = len(self.series.patches), {"base": 0}
-        if self.shop.against:
-            kinds["against"] = "against"
-        kinds["series"] = last
-        measured = {}
-        for kind, where in kinds.items():
-            boots = [self.shop.measure(arch, where, "bench", again=again) for again in (0, 1)]
-            measured[kind] = [perf.values_of(boot) for boot in boots]
+    def judge_exact(self, arch, primary, kinds):
+        """Rows of make bench; @kinds: {name: where}.  A change is laid at the door of the only patch that it can be of."""
+        names = primary if run.knob("PATCHES") else ()
+        measured = {kind: [perf.values_of(self.shop.measure(arch, where, "bench", names, again=again)) for again in (0, 1)]
+                    for kind, where in kinds.items()}
         rows = perf.exact_rows(measured, primary)
         for row in rows:
             if row["primary"] and not row["exact"]:
                 self.add(0, arch.name, "exact", "harness", f"{row['mode']}: two boots of one image differ in {row['metric']}")
-        self.add_all(0, arch.name, "exact", perf.exact_changes(arch.name, rows, perf.load_accepted()))
+        suspects = self.suspects(arch)
+        changes = perf.exact_changes(arch.name, rows, perf.load_accepted())
+        hint = f"; in one of patches {', '.join(map(str, suspects))}" if len(suspects) > 1 else ""
+        self.add_all(suspects[0] if len(suspects) == 1 else 0, arch.name, "exact",
+                     [(status, text + hint * (status == "fail")) for status, text in changes])
         return rows
+
+    def suspects(self, arch):
+        """The patches that have changed since AGAINST in what this architecture's kernel is made of."""
+        changed = {number for number, word, _ in self.shop.moved() if word != "same"}
+        return [patch.number for patch in self.series.patches
+                if patch.number in changed and static.compiled_here(patch.files, arch.kernel_arch)]
 
     def judge_rates(self, arch, rates):
         last = len(self.series.patches)
@@ -211,6 +219,11 @@ class Judge:
     def rate_boot(self, arch, where, vcpus, modes, number):
         print(f"    {arch.name}, boot {number}, {vcpus} vCPUs", flush=True)
         return self.shop.measure(arch, where, "scale", modes, vcpus=vcpus, again=number)
+
+
+def states_of_patches(archs, numbers):
+    """Before and after each of these, in each first mode."""
+    return [(arch, n, arch.modes[0].name, "") for n in sorted({n - 1 for n in numbers} | set(numbers)) for arch in archs]
 
 
 def broken(before, now):
@@ -271,13 +284,18 @@ def document(this, series, archs, checks, patches, dropped, **more):
 
 
 def judge_whole(judge):
-    """The part of the document that is about the series as one."""
+    """The part of the document that is about the series as one; of some patches alone, what AGAINST can be asked."""
     exact, rates = perf.load_metrics()
-    more = {"matrix": judge.judge_matrix(), "exact": {}, "rates": {}}
+    ends = {"base": 0, **({"against": "against"} if judge.shop.against else {}), "series": len(judge.series.patches)}
+    some = bool(run.knob("PATCHES"))
+    if some and not judge.shop.against:
+        return {}
+    more = {"exact": {}} if some else {"matrix": judge.judge_matrix(), "exact": {}, "rates": {}}
     for arch in judge.archs:
         try:
-            more["exact"][arch.name] = judge.judge_exact(arch, exact)
-            more["rates"][arch.name] = judge.judge_rates(arch, rates)
+            more["exact"][arch.name] = judge.judge_exact(arch, exact, {k: v for k, v in ends.items() if k != "base" or not some})
+            if not some:
+                more["rates"][arch.name] = judge.judge_rates(arch, rates)
         except BadInput as error:
             judge.add(0, arch.name, "measurement", "harness", str(error))
     return more
@@ -319,11 +337,13 @@ def revision(argv):
             raise BadInput(f"AGAINST={run.knob('AGAINST')} does not apply: {problem.said.strip().splitlines()[-1]}") from None
         return report.write(this.directory, not_applied(problem, series, archs, this))
     judge = Judge(archs, shop, series)
-    judge.judge_base()
+    shop.prepare(states_of_patches(archs, numbers))
+    if not run.knob("PATCHES"):
+        judge.judge_base()
     judge.add_all(0, "", "cover letter", static.cover_letter(series, shop.base))
     for number in numbers:
         judge.judge_patch(number)
-    more = judge_whole(judge) if not run.knob("PATCHES") else {}
+    more = judge_whole(judge)
     moved = shop.moved()
     dropped = [subject for number, word, subject in moved if number is None]
     found = document(this, series, archs, judge.checks, described(series, moved, numbers), dropped,

@@ -17,6 +17,7 @@ import report
 import revision
 import run
 import series
+import spoil
 import static
 import stats
 import store
@@ -233,6 +234,29 @@ class Cells(Scratch):
                 matrix.parse(line, "here")
 
 
+class Engines(unittest.TestCase):
+    """What other people's machines loop over is ci/matrix."""
+
+    def test_gitlab_has_as_many_jobs_as_cells(self):
+        cells, _ = matrix.chosen(matrix.load(), arch.names())
+        text = (arch.ROOT / ".gitlab-ci.yml").read_text()
+        self.assertIn(f"\n  parallel: {len(cells)}\n", text)
+
+
+class Spoiled(Scratch):
+    def test_all_of_ours_can_be_read(self):
+        for base in (arch.ROOT / "kernel-patches" / "spoiled").iterdir():
+            self.assertTrue(spoil.load_all(base.name))
+
+    def test_what_is_refused(self):
+        path = self.root / "a.patch"
+        for text in ("Bad.\n\nPatch: 7\nArch: x86\nFinds: boot | fail | a\n",  # neither a diff nor a move
+                     "Bad.\n\nPatch: 7\nArch: x86\nFinds: boot\n\ndiff --git a/a b/a\n"):
+            path.write_text(text)
+            with self.assertRaises(arch.BadInput, msg=text):
+                spoil.load(path)
+
+
 class Metrics(Scratch):
     def test_those_that_are_declared_exist(self):
         perf.check_declared(*perf.load_metrics())
@@ -350,6 +374,11 @@ class Reports(Scratch):
     def test_all_good(self):
         text = report.mail({**found(self.CHECKS[:3]), "verdict": "pass"})
         self.assertIn("verdict: pass, on arm64 and x86: 2 patches", text)
+
+    def test_patches_that_were_not_judged_are_not_praised(self):
+        some = {**found(self.CHECKS[:3]), "verdict": "pass"}
+        some["patches"][1]["judged"] = False
+        self.assertIn("patch 1 alone", report.headline(some))
 
     def test_a_page_escapes_what_it_quotes(self):
         checks = [*self.CHECKS, (2, "x86", "W=1", "fail", "<script>alert(1)</script>")]

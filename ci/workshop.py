@@ -5,6 +5,7 @@ A state is asked for by where it is: 0 is the base, N is after patch N, "against
 end of the earlier revision.  All are built in one tree, under one name, so that an image is
 another one only if the code is.
 """
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -17,6 +18,7 @@ import subprocess
 
 import bench
 import cases
+import guest
 import run
 import scale
 import series as series_
@@ -56,10 +58,29 @@ class State:
     log: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Images:
+    hashes: tuple
+    request: guest.Request
+    label: str
+
+
+def at_once(function, values):
+    """[function(value)], as many at once as there are CPUs; ctrl-C ends all."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = [pool.submit(function, value) for value in values]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            guest.STOP.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
 class Workshop:
     def __init__(self, archs, this, series, against):
         self.this, self.archs, self.series, self.against = this, archs, series, against
-        self.out = pathlib.Path(run.knob("OUT")).resolve()
+        self.out = pathlib.Path(run.knob("OUT"))  # as make names its targets
         self.place, self.path = self.out / NAME, self.out / NAME / "linux"
         self.store = Store(pathlib.Path(run.knob("CACHE")) / "revision")
         self.compilers = {arch.name: run.first_line(f"{prefix(arch)}gcc", "--version") for arch in archs}
@@ -219,25 +240,37 @@ class Workshop:
         return boot
 
     def state(self, arch, where, mode="", config=""):
-        """What there is after a patch, built and booted; the same images are booted once."""
-        mode = mode or arch.modes[0].name
-        key = (arch.name, where, mode, config)
+        """What there is after a patch, built and booted."""
+        key = (arch.name, where, mode or arch.modes[0].name, config)
         if key not in self.states:
-            self.states[key] = self.find_state(arch, where, mode, config)
+            self.prepare([(arch, where, *key[2:])])
         return self.states[key]
 
-    def find_state(self, arch, where, mode, config):
+    def prepare(self, wanted):
+        """Build all of these states, then boot them, several at a time; the same images are booted once.
+
+        wanted: [(architecture, where, mode, configuration)]
+        """
+        built = {(arch.name, *rest): self.images(arch, *rest) for arch, *rest in wanted if (arch.name, *rest) not in self.states}
+        waiting = {}
+        for (arch, _, mode, config), images in built.items():
+            if isinstance(images, Images) and (arch, mode, config, images.hashes) not in self.booted:
+                waiting.setdefault((arch, mode, config, images.hashes), images)
+        self.booted.update(zip(waiting, at_once(lambda images: self.boot(images.request, images.label), list(waiting.values()))))
+        for (arch, where, mode, config), images in built.items():
+            self.states[arch, where, mode, config] = images if isinstance(images, State) else State(
+                images.hashes, self.booted[arch, mode, config, images.hashes], images.request.kernel, images.request.initramfs)
+
+    def images(self, arch, where, mode, config):
+        """What is to be booted, or a State without a boot."""
         label = "-".join(filter(None, (f"{where:04}" if isinstance(where, int) else where, arch.name, mode, config)))
         log = self.this.directory / f"{label}.build.log"
         kernel = self.build(arch, where, config, log)
         initramfs = kernel and self.programs(arch, where, log)
         if not initramfs:
-            return State(problem=f"{'upstream' + chr(39) + 's tests do' if kernel else 'the kernel does'} not build: {first_error(log)}", log=str(log))
-        images = run.sha256(kernel), run.sha256(initramfs)
-        key = (arch.name, mode, config, images)
-        if key not in self.booted:
-            self.booted[key] = self.boot(self.request(arch, mode, kernel, initramfs, config=config), label)
-        return State(images, self.booted[key], kernel, initramfs)
+            what = "upstream's tests do" if kernel else "the kernel does"
+            return State(problem=f"{what} not build: {first_error(log)}", log=str(log))
+        return Images((run.sha256(kernel), run.sha256(initramfs)), self.request(arch, mode, kernel, initramfs, config=config), label)
 
     def state_before(self, arch, number):
         """The last one that there was."""
@@ -279,4 +312,4 @@ def fragments(arch, config):
 def first_error(log):
     """The line that says most in the log of a build."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return next((line.strip() for line in lines if re.search(r"\berror\b|undefined reference", line, re.IGNORECASE)), "see the log")
+    return next((line.strip() for line in lines if re.search(r"\berror\b|undefined reference|\*\*\*", line, re.IGNORECASE)), "see the log")
