@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Make the last run, of make bench, scale or profile, the one that the README quotes.
+"""Make the last run, of make bench, scale, profile or revision, the one that the README quotes.
 
 usage: reference.py RUN    (what make reference calls, with results/latest)
 
@@ -9,6 +9,7 @@ Writes the table and what belongs to it into results/, and the README between th
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 
 import cases
@@ -31,6 +32,8 @@ KINDS = {"bench": Kind("reference.txt", ("stages.txt", "stages.svg", "latency.sv
          "scale": Kind("scaling.txt", ("scaling.svg", "ratio.svg"),
                        "![Pages per million instructions of critical path, by vCPUs](results/scaling.svg)"),
          "profile": Kind("profile.txt", ("flame-*.svg",), config="profile")}
+# Of make revision, as results/ has them
+REPORT = {"mail.txt": "revision.txt", "report.html": "revision.html"}
 END = "<!-- end of table -->\n"
 
 
@@ -80,8 +83,20 @@ def in_readme(readme, text, kind):
     return f"{head}{begin(kind)}\n{indented}\n{KINDS[kind].picture}\n\n{END}{tail}"
 
 
+def copy_revision(directory):
+    """The report of a revision that was judged as a whole, whatever came of it."""
+    found = json.loads((directory / "revision.json").read_text())
+    if not all(patch["judged"] for patch in found["patches"]) or set(found["archs"]) != set(names()) or "matrix" not in found:
+        raise BadInput(f"{directory} did not judge all of the series on {' and '.join(names())}")
+    for name, kept in REPORT.items():
+        (ROOT / "results" / kept).write_text((directory / name).read_text())
+    return 0
+
+
 def reference(argv):
     directory = pathlib.Path(argv[0])
+    if re.fullmatch(r"\d+-\d+-revision(-\d+)?", directory.resolve().name):
+        return copy_revision(directory)
     kind = kind_of(directory)
     text = reference_text(directory, kind)
     (ROOT / "results" / KINDS[kind].table).write_text(text)

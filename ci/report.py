@@ -185,6 +185,14 @@ def limit_lines(found):
                "time.", "    ", "  - ")
 
 
+def identity_lines(found):
+    yield f"base: {found['base']['package']} {found['base']['tested']}"
+    for arch in found["archs"]:
+        if arch in found.get("compilers", {}):
+            yield wrap(f"{arch}: {found['compilers'][arch]}, {found['qemu'][arch]}", "    ", "")
+    yield f"harness: {found['repository']}, {found['time']}"
+
+
 def body(found):
     """The text of the mail."""
     parts = [[headline(found), *finding_lines(found)], list(since_lines(found)), list(patch_table(found)),
@@ -192,9 +200,7 @@ def body(found):
              list(exact_table(found))[:-1], list(rate_table(found)),
              ["To repeat:" if not findings(found) else "To repeat each finding, and its log:", *repeat_lines(found)],
              ["Limits:", *limit_lines(found)],
-             [f"base: {found['base']['package']} {found['base']['tested']}", *(f"{arch}: {found['compilers'][arch]}, {found['qemu'][arch]}"
-                                                                       for arch in found["archs"] if arch in found.get("compilers", {})),
-              f"harness: {found['repository']}, {found['time']}"]]
+             list(identity_lines(found))]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
@@ -318,8 +324,8 @@ def check_width(text):
 def faces(directory, found):
     text = mail(found)
     (directory / "mail.txt").write_text(text)
-    pictures = {"Instructions of a fault, by the event they follow (make bench)": svg_of("stages.svg"),
-                "Scaling in the lockstep model (make scale FULL=1)": svg_of("scaling.svg")}
+    pictures = {"From the repository's results/, not of this run: instructions of a fault (make bench)": svg_of("stages.svg"),
+                "Likewise: scaling in the lockstep model (make scale FULL=1)": svg_of("scaling.svg")}
     (directory / "report.html").write_text(page(found, pictures))
     (directory / "kcidb.json").write_text(json.dumps(without_none(kcidb(found)), indent=1) + "\n")
     (directory / "b4.json").write_text(json.dumps(b4(found), indent=1) + "\n")

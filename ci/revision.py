@@ -68,7 +68,7 @@ class Check:
 
 def repeat(patch, arch):
     words = [f"ARCH={arch}"] * bool(arch) + [f"PATCHES={patch}"] * bool(patch)
-    words += [shlex.quote(f"{name}={run.knob(name)}") for name in ("OF", "AGAINST") if run.knob(name)]
+    words += [shlex.quote(f"{name}={run.knob(name)}") for name in ("OF", "AGAINST", *(["PATCHES"] if not patch else [])) if run.knob(name)]
     return " ".join(["make revision", *words, *run.knobs_given()])
 
 
