@@ -79,7 +79,7 @@ class Timeline(unittest.TestCase):
     def boot(self, text, cases=("mapped",), wanted=("mapped",)):
         path = self.path(text)
         records = ['{"mode": "mapped", "calibration": 1, "ticks": 1, "hz": 1000000000}'] + 8 * [
-            '{"mode": "mapped", "pages": 3, "planted": 0, "ticks": 98}']
+            '{"mode": "mapped", "pages": 3, "exits": 3, "planted": 0, "ticks": 98}']
         (path.parent / "bench.jsonl").write_text("\n".join(records))
         results = [types.SimpleNamespace(name=name, status="pass") for name in cases]
         stream = types.SimpleNamespace(results=results)
