@@ -79,6 +79,7 @@ class Request:
     config: Config = Config()
     environment: tuple = ()   # name=value, for the cases: seed, stress, ops
     lockstep: Lockstep = None  # hold the CPUs together: bench/lockstep/lockstep.c
+    seed: int = 1              # of what is random in a guest under icount
     timeline: tuple = ()       # what bench/lockstep/timeline.c is to write down, as its arguments
 
     @property
@@ -148,7 +149,7 @@ def accelerator(request):
     # One instruction is one nanosecond, and the same ones are executed each time:
     # no host clock, no host randomness.
     return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
-            "-rtc", "clock=vm,base=2026-01-01", "-seed", "1"] + cpu
+            "-rtc", "clock=vm,base=2026-01-01", "-seed", str(request.seed)] + cpu
 
 
 def port(name, path):

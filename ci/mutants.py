@@ -36,7 +36,6 @@ import time
 
 import arch as arch_
 import cases as cases_
-import guest
 import run
 from arch import ROOT, BadInput
 from git import git

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 
+import arch as arch_
 import cases
 import run
 import series as series_
@@ -23,6 +24,9 @@ from arch import ROOT, BadInput
 from git import git
 
 KVM = pathlib.PurePath("tools/testing/selftests/kvm")
+DIRECTORIES = {"x86": "x86_64", "arm64": "aarch64"}
+# Of selftests/: has main(), which nothing else of the kernel's library may have
+MAIN = "lib_case.c"
 SUBJECT = "KVM: selftests: Test memslots with KVM_MEM_ABSENT_MAPPING_FAULT"
 CHANGELOG = """
 Add a case for each property that the documentation of the flag promises:
@@ -37,7 +41,7 @@ memslot_tests.sh wants a machine that may be rebooted: its head says why.
 """
 # A line of the cover letter that begins what git format-patch writes anew
 SHORTLOG = re.compile(r"^.+ \(\d+\):$", re.MULTILINE)
-NUMBERS = re.compile(r"^ *vCPUs  without.*(?:\n +\d.*)+", re.MULTILINE)
+ROW = re.compile(r"^ +(\d+) +(\d+) +(\d+) +(\S+x) +\S+ +(\S+x) +\d+$", re.MULTILINE)
 MERIT = re.compile(r"^.*: fast_\w+ is .* x \(.*\)$", re.MULTILINE)
 
 
@@ -56,56 +60,83 @@ def case_lines():
     return "".join(line for line in text if not line.strip() or line.startswith("#") or line.split()[4] in our_programs())
 
 
+def after(text, pattern, lines):
+    """The text with lines of ours behind the last of a block of the same kind."""
+    place = re.search(rf"(?:^{pattern} .*\n)+", text, re.MULTILINE)
+    if not place:
+        raise BadInput(f"{KVM}/Makefile has no {pattern}")
+    return text[:place.end()] + "".join(f"{line}\n" for line in lines) + text[place.end():]
+
+
 def makefile_with(text, programs):
-    """The selftests' Makefile with our library and programs, after the last lines of their kind."""
-    libraries = "".join(f"LIBKVM += lib/{path.name}\n" for path in sorted((ROOT / "selftests").glob("lib_*.c")))
-    text = re.sub(r"((?:^LIBKVM \+= .*\n)+)", lambda m: m[1] + libraries, text, count=1, flags=re.MULTILINE)
-    for name, directory in (("x86", "x86_64"), ("arm64", "aarch64")):
-        mine = "".join(f"TEST_GEN_PROGS_EXTENDED_{directory} += {program}\n" for program, archs in sorted(programs.items()) if name in archs)
-        mine += f"TEST_PROGS_{directory} += memslot_tests.sh\nTEST_FILES += memslot_cases\n" if name == "x86" else \
-            f"TEST_PROGS_{directory} += memslot_tests.sh\n"
-        place = re.search(rf"(?:^TEST_GEN_PROGS_{directory} \+?= .*\n)+", text, re.MULTILINE)
-        if not place:
-            raise BadInput(f"{KVM}/Makefile has no TEST_GEN_PROGS_{directory}")
-        text = text[:place.end()] + "\n" + mine + text[place.end():]
-    return text
+    """The selftests' Makefile with our library and programs: only where the library has an architecture's code."""
+    for name, directory in DIRECTORIES.items():
+        text = after(text, f"LIBKVM_{directory} \\+=", [f"LIBKVM_{directory} += lib/{in_tree(path.name)}" for path in libraries()])
+        text = after(text, f"TEST_GEN_PROGS_{directory} \\+?=", [
+            f"TEST_GEN_PROGS_EXTENDED_{directory} += {program}" for program, archs in sorted(programs.items()) if name in archs])
+    return after(text, "TEST_GEN_PROGS_aarch64 \\+?=", ["TEST_PROGS_EXTENDED += memslot_tests.sh", "TEST_FILES += memslot_cases"])
+
+
+def libraries():
+    """What is linked with each program; main() is included by each instead, and stays out of the library."""
+    return [path for path in sorted((ROOT / "selftests").glob("lib_*.c")) if path.name != MAIN]
+
+
+def in_tree(name):
+    """What a file of selftests/ is called among the kernel's."""
+    return {"harness.h": "memslot_harness.h", MAIN: "memslot_main.h"}.get(name, name.replace("lib_", "memslot_"))
+
+
+def text_in_tree(path, program=False):
+    text = path.read_text().replace('#include "harness.h"', f'#include "{in_tree("harness.h")}"')
+    return text + f'\n#include "{in_tree(MAIN)}"\n' * program
 
 
 def add_tests(tree):
     """Our tests, where the kernel's are."""
-    kvm, programs = tree / KVM, our_programs()
-    for program in programs:
-        shutil.copy(ROOT / "selftests" / f"{program}.c", kvm)
-    for path in (ROOT / "selftests").glob("lib_*.c"):
-        shutil.copy(path, kvm / "lib")
-    shutil.copy(ROOT / "selftests" / "harness.h", kvm / "include")
-    shutil.copy(ROOT / "bench" / "dist" / "run-tests", kvm / "memslot_tests.sh")
-    (kvm / "memslot_cases").write_text(case_lines())
-    ignore = kvm / ".gitignore"
-    ignore.write_text(ignore.read_text() + "!memslot_cases\n")
-    makefile = kvm / "Makefile"
-    makefile.write_text(makefile_with(makefile.read_text(), programs))
+    kvm, programs, ours = tree / KVM, our_programs(), ROOT / "selftests"
+    new = {f"{program}.c": text_in_tree(ours / f"{program}.c", True) for program in programs}
+    new |= {f"lib/{in_tree(path.name)}": text_in_tree(path) for path in libraries()}
+    new |= {f"include/{in_tree(name)}": text_in_tree(ours / name) for name in ("harness.h", MAIN)}
+    new |= {"memslot_tests.sh": (ROOT / "bench" / "dist" / "run-tests").read_text(), "memslot_cases": case_lines(),
+            ".gitignore": (kvm / ".gitignore").read_text() + "!memslot_cases\n",
+            "Makefile": makefile_with((kvm / "Makefile").read_text(), programs)}
+    for name, text in new.items():
+        (kvm / name).write_text(text)
+    (kvm / "memslot_tests.sh").chmod(0o755)
+    return {str(KVM / name) for name in new}
 
 
 def figures():
     """The tables that the cover letter quotes, with where they come from."""
     scaling, reference = ((ROOT / "results" / name).read_text() for name in ("scaling.txt", "reference.txt"))
-    names = re.findall(r"^(\S+): pages per million", scaling, re.MULTILINE)
-    parts = ["Measured under emulation, with exact counts and a model of serialisation\n(no caches, no coherence); none of it is a time.",
-             "Instructions of a fault, relative to the least that it can take:\n\n" +
-             "\n".join(re.sub(r"\(.* = (\d+)\)", r"its floor (\1)", line) for line in MERIT.findall(reference))]
-    for name, table in zip(names, NUMBERS.findall(scaling), strict=True):
-        parts.append(f"{name}, pages per million instructions of critical path, one userfaultfd\nwithout the flag:\n\n{table}")
+    parts = ["Measured under emulation (QEMU's TCG); none of it is a time.\n\n"
+             "Exact count of instructions: a fault with the flag that the vCPU's thread\nresolves by UFFDIO_COPY (fast_missing) or "
+             "UFFDIO_CONTINUE (fast_minor),\ncompared with the sum of an empty exit to userspace, the ioctl, and a fault\n"
+             "that KVM resolves alone, each measured by itself:\n\n" +
+             "\n".join(re.sub(r"\(.* = (\d+)\)", r"that sum (\1)", line) for line in MERIT.findall(reference)),
+             "Lockstep model of serialisation (no caches, no coherence): pages per million\ninstructions of critical path, MINOR faults; "
+             "without the flag there is one\nuserfaultfd, with as many readers as vCPUs, or one per vCPU (sharded)."]
+    for section in re.split(r"^(?=\S+: pages per million)", scaling, flags=re.MULTILINE)[1:]:
+        rows = [f"  {n:>5} {without:>8} {with_:>8} {ratio:>8} {sharded:>12}" for n, without, with_, ratio, sharded in ROW.findall(section)]
+        if not rows:
+            raise BadInput("results/scaling.txt has no table of ratios")
+        parts.append("\n".join([f"  {section.partition(':')[0]}", f"  {'vCPUs':>5} {'without':>8} {'with':>8} {'ratio':>8} {'vs sharded':>12}", *rows]))
     return "\n\n".join(parts)
 
 
-def cover(blank, own, measured):
+def cover(blank, own, measured, base):
     """What git format-patch wrote, with our text for its markers."""
     text = own.text.partition("\n\n")[2]
     end = SHORTLOG.search(text)
     blurb = text[:end.start()].rstrip("\n") if end else text
     return (blank.replace("*** SUBJECT HERE ***", own.subject)
-            .replace("*** BLURB HERE ***", f"{blurb}\n\n{measured}"))
+            .replace("*** BLURB HERE ***", f"{blurb}\n\nThe last patch has the tests of all this.  Applies to {base}.\n\n{measured}"))
+
+
+def base_in_words():
+    facts = arch_.read_facts(ROOT / "kernel-patches" / run.knob("BASE") / "base")
+    return f"Linux {facts['tested']} ({facts['package']})"
 
 
 def commit(tree, author):
@@ -153,22 +184,27 @@ def outgoing(argv):
     base = ROOT / "kernel-patches" / run.knob("BASE")
     own, out = series_.read(base, str(base)), pathlib.Path(run.knob("O")).resolve() / "outgoing"
     shutil.rmtree(out, ignore_errors=True)
+    final, out = out, out.with_suffix(".new")  # it gets its name when it is proven
+    shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         scratch = pathlib.Path(name)
         tree = scratch / "tree"
         apply(base, "patched", tree)
         tested = git(tree, "rev-parse", "HEAD^{tree}")
-        add_tests(tree)
+        written = add_tests(tree)
         commit(tree, str(own.patches[-1].message["from"]))
+        if set(git(tree, "diff", "--name-only", "HEAD^", "HEAD").split()) != written:
+            raise BadInput(f"{tree}: the last commit is not the tests alone, or not all of them")
         options = [f"--range-diff={earlier_head(tree, run.knob('AGAINST'), scratch / 'against')}"] if run.knob("AGAINST") else []
         options += ["--creation-factor=60"] if options else []
         git(tree, "-c", "user.name=KVM fast-only project", "-c", "user.email=kvm-fast-only@project.invalid", "format-patch", "-q", f"-v{version}",
             "--cover-letter", "--base=origin/base", "--thread", "--signature=2.39", "-o", str(out), *options, "origin/base")
         letter = next(out.glob(f"v{version}-0000-*"))
-        letter.write_text(cover(letter.read_text(), own.cover, figures()))
+        letter.write_text(cover(letter.read_text(), own.cover, figures(), base_in_words()))
         (scratch / "proof").mkdir()
         prove(out, tested, git(tree, "rev-parse", "HEAD^{tree}"), scratch / "proof")
+    out = out.rename(final)
     print(f"  {out}: {len(list(out.glob('*.patch'))) - 1} patches and a cover letter; git am of them gives the tree that is tested, and the tests")
     return 0
 

@@ -24,20 +24,24 @@ from verdict import Verdict
 
 WIDTH = 72
 SCHEMA = ROOT / "ci" / "revision.schema.json"
-GOOD = ("pass", "same", "known", "skip")
+# "same": as after the patch before; "left": not looked at, for a reason that the limits say
+GOOD = ("pass", "same", "known", "left")
 MARKS = {"": " ", "same": "=", "changed": "!", "new": "+"}
 # kcidb's states
-KCIDB = {"pass": "PASS", "same": "PASS", "known": "FAIL", "skip": "SKIP", "fail": "FAIL", "timeout": "FAIL", "splat": "FAIL",
+KCIDB = {"pass": "PASS", "same": "PASS", "known": "PASS", "left": "SKIP", "skip": "FAIL", "fail": "FAIL", "timeout": "FAIL", "splat": "FAIL",
          "lost": "ERROR", "harness": "ERROR", "interrupted": "MISS"}
 
 
 def weight(check):
-    return Verdict[check["status"].upper()].weight
+    """What the kernel did comes before what could not be found out."""
+    verdict = Verdict[check["status"].upper()]
+    return (verdict != Verdict.HARNESS, verdict.weight)
 
 
 def findings(found):
     """What is bad, the gravest first; of equals, the first patch."""
-    return sorted((c for c in found["checks"] if c["status"] not in GOOD), key=lambda c: (-weight(c), c["patch"] or 9999))
+    bad = [c for c in found["checks"] if c["status"] not in GOOD]
+    return sorted(bad, key=lambda c: (not weight(c)[0], -weight(c)[1], c["patch"] or 9999))
 
 
 def place(check, found):
@@ -62,7 +66,7 @@ def headline(found):
         return f"verdict: pass, on {archs}: {which} built and booted"
     patches = sorted({c["patch"] for c in bad if c["patch"]})
     where = f", in patch {', '.join(map(str, patches))}" if patches else ""
-    return f"verdict: {found['verdict']}: {len(bad)} finding{'s' if len(bad) > 1 else ''}{where}"
+    return f"verdict: {bad[0]['status']}: {len(bad)} finding{'s' if len(bad) > 1 else ''}{where}"
 
 
 def finding_lines(found):
@@ -81,24 +85,23 @@ def since_lines(found):
         yield wrap(f"   - {subject}", "       ", "  ")
     for arch, rows in found.get("exact", {}).items():
         for row in moved_rows(rows):
-            yield wrap(f"{arch} {row['mode']}: {row['against']} -> {row['series']} {row['metric']} a fault", "       ", "  ")
+            yield wrap(f"{arch} {row['mode']}: {number(row['against'])} -> {number(row['series'])} {row['metric']} of a fault (exact count)",
+                       "       ", "  ")
 
 
 def moved_rows(rows):
-    return [row for row in rows if row["primary"] and row.get("against") not in (None, row["series"])]
+    return [row for row in rows if row.get("against") not in (None, row["series"])]
 
 
 def cell(checks):
     if not checks:
         return "-"
-    worst = max(checks, key=weight_of)
-    if worst["status"] == "pass" and worst["tool"] == "boot":
-        return worst["summary"].split()[0]
-    return {"pass": "ok", "same": "="}.get(worst["status"], worst["status"])
-
-
-def weight_of(check):
-    return -1 if check["status"] in GOOD else weight(check)
+    bad = [c for c in checks if c["status"] not in GOOD]
+    if bad:
+        return max(bad, key=weight)["status"]
+    if checks[0]["tool"] == "boot":
+        return "=" if checks[0]["status"] == "same" else checks[0]["summary"].split()[0]
+    return "ok*" if any(c["status"] in ("left", "known") for c in checks) else "ok"
 
 
 def patch_row(patch, found):
@@ -106,24 +109,35 @@ def patch_row(patch, found):
     row = [cell([c for c in mine if not c["arch"]])]
     for arch in found["archs"]:
         here = [c for c in mine if c["arch"] == arch]
-        row += [cell([c for c in here if c["tool"] != "boot"]), cell([c for c in here if c["tool"] == "boot"])]
+        row += [cell([c for c in here if column_of(c) == column]) for column in COLUMNS]
     return row
 
 
+COLUMNS = ("build", "boot", "cost")
+
+
+def column_of(check):
+    """Warnings belong to the build."""
+    return check["tool"] if check["tool"] in COLUMNS else "build"
+
+
 def patch_table(found):
-    yield f"{'':38}{'':9}" + "".join(f"{arch:<14}" for arch in found["archs"]).rstrip()
-    yield f"{'patch':38}{'checks':9}" + ("build  boot   " * len(found["archs"])).rstrip()
+    yield f"{'':33}{'':7}" + "".join(f"{arch:<17}" for arch in found["archs"]).rstrip()
+    yield f"{'patch':33}{'checks':7}" + ("build boot cost  " * len(found["archs"])).rstrip()
     for patch in found["patches"]:
         if patch["judged"]:
             checks, *rest = patch_row(patch, found)
-            name = patch["subject"] if len(patch["subject"]) <= 32 else patch["subject"][:29].rstrip() + "..."
-            yield f"{patch['number']:2} {MARKS[patch['since']]} {name:33} {checks:8} {''.join(f'{text:7}' for text in rest)}".rstrip()
+            name = patch["subject"] if len(patch["subject"]) <= 27 else patch["subject"][:25].rstrip() + ".."
+            cells = "".join(f"{text:6}" if n % 3 == 0 else f"{text:5}" if n % 3 == 1 else f"{text:6}" for n, text in enumerate(rest))
+            yield f"{patch['number']:2} {MARKS[patch['since']]} {name:28} {checks:6} {cells}".rstrip()
+    yield wrap("boot: cases that pass; =: the same kernel and tests as before, not booted again. *: something was left out, see the limits."
+               + " Before the name, since the earlier revision: ! changed, + new." * bool(found["against"]))
 
 
 def matrix_lines(found):
     for row in found.get("matrix", []):
         name = "-".join(filter(None, (row["arch"], row["mode"], row["config"])))
-        if row["status"] == "skip" and row.get("summary"):
+        if row["status"] == "left":
             yield wrap(f"{name:14} not booted: {row['summary']}", " " * 17, "  ")
             continue
         counts = f"{row.get('pass', 0)} pass, {row.get('failed', 0)} fail, {row.get('known', 0)} known" if "pass" in row else row["summary"]
@@ -133,11 +147,12 @@ def matrix_lines(found):
 
 def exact_table(found):
     for arch, rows in found.get("exact", {}).items():
-        yield f"{arch}: of single faults, exact count under QEMU icount; * primary"
-        yield f"{'':28}{'':13}{'base':>9}{'earlier':>9}{'now':>9}"
+        yield wrap(f"{arch}: of single faults, exact count under QEMU icount: instructions that half of them do not exceed, that 97 in 100 "
+                   "do not (q97), exits of KVM_RUN")
+        yield f"{'':39}{'base':>9}{'earlier':>9}{'now':>9}"
         for row in (r for r in rows if r["exact"]):
             values = "".join(f"{number(row.get(kind)):>9}" for kind in ("base", "against", "series"))
-            yield f"  {'*' if row['primary'] else ' '} {row['mode'].removesuffix('_planted'):26} {row['metric']:10}{values}"
+            yield f"  {row['mode']:24} {row['metric']:12}{values}"
         rest = [f"{row['mode']} {row['metric']}" for row in rows if not row["exact"]]
         if rest:
             yield wrap(f"not exact, two boots of one image differ: {', '.join(rest)}", "  ", "  ")
@@ -159,8 +174,9 @@ def rate_table(found):
             continue
         yield f"{arch}: rates in the lockstep model, {rows[0]['blocks']} ABBA blocks, against the earlier revision"
         for row in rows:
-            yield (f"  {row['name']}: {row['change']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], p = {row['p']:.3f} (Holm), {row['verdict']};\n"
-                   f"      A/A p = {row['control_p']:.2f}; {row['smallest']:.1f} % would have been seen, {row['least']:g} % matters")
+            yield wrap(f"{row['name']}: {row['change']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], p = {row['p']:.3f} (Holm), {row['verdict']}; "
+                       f"A/A control p = {row['control_p']:.2f}; with 90 % power {row['smallest']:.1f} % would have been seen; threshold {row['least']:g} %",
+                       "      ", "  ")
 
 
 def repeat_lines(found):
@@ -176,13 +192,15 @@ def repeat_lines(found):
 
 
 def limit_lines(found):
-    left = {c["summary"] for c in found["checks"] if c["status"] == "skip"}
-    for text in sorted(left):
-        yield wrap(text, "    ", "  - ")
+    for check in (c for c in found["checks"] if c["status"] in ("left", "known")):
+        yield wrap(f"{place(check, found)}: {'expected: ' * (check['status'] == 'known')}{check['summary']}", "    ", "  - ")
+    left = [str(p["number"]) for p in found["patches"] if not p["judged"]]
+    if left:
+        yield wrap(f"Not judged: patches {', '.join(left)}" + ", the modes and the cost of the whole." * ("matrix" not in found), "    ", "  - ")
     yield wrap("After each patch the first mode of each architecture is booted, with the cases of this repository and upstream's tests as that "
-               "patch has them; all modes only at the end.", "    ", "  - ")
-    yield wrap("Everything ran under QEMU's TCG. Counts are of instructions, rates of the lockstep model (serialisation only); neither is a "
-               "time.", "    ", "  - ")
+               "patch has them" + "; all modes only at the end." * ("matrix" in found), "    ", "  - ")
+    yield wrap("Everything ran under QEMU's TCG." + " Counts are of instructions, rates of the lockstep model (serialisation only); neither is a "
+               "time." * ("exact" in found), "    ", "  - ")
 
 
 def identity_lines(found):
@@ -205,8 +223,7 @@ def body(found):
 
 
 def mail(found):
-    subject = f"Re: {' '.join(found['subject'].split())}"
-    heads = [f"Subject: {subject}"]
+    heads = [f"Subject: {'Re: ' * bool(found['cover_message_id'])}{' '.join(found['subject'].split())}"]
     if found["cover_message_id"]:
         heads += [f"In-Reply-To: {found['cover_message_id']}", f"References: {found['cover_message_id']}"]
     return "\n".join([*heads, "MIME-Version: 1.0", "Content-Type: text/plain; charset=UTF-8", "", body(found)])
@@ -246,7 +263,7 @@ def page(found, pictures):
     since = list(since_lines(found))
     if since:
         parts += [tag("h2", "What moved"), tag("pre", html.escape("\n".join(since)))]
-    head = ["", "", "patch", "checks", *(f"{arch} {what}" for arch in found["archs"] for what in ("build", "boot"))]
+    head = ["", "", "patch", "checks", *(f"{arch} {what}" for arch in found["archs"] for what in COLUMNS)]
     parts += [tag("h2", "Each patch"), table_html(head, [(p["number"], MARKS[p["since"]], p["subject"], *patch_row(p, found))
                                                          for p in found["patches"] if p["judged"]])]
     rest = body(found).split("\n\n", 1)[1]
@@ -265,14 +282,17 @@ def kcidb(found):
     builds = [{"id": f"{checkout}-{arch}", "checkout_id": checkout, "origin": origin, "architecture": arch,
                "compiler": found.get("compilers", {}).get(arch, ""), "status": "PASS" if not any(
                    c["tool"] == "build" and c["status"] not in GOOD for c in found["checks"] if c["arch"] == arch) else "FAIL"}
-              for arch in found["archs"]]
+              for arch in found["archs"] if any(c["arch"] == arch and c["tool"] in ("build", "base") for c in found["checks"])]
+    built = {build["architecture"] for build in builds}
     tests = [{"id": f"{checkout}-{n}", "build_id": f"{checkout}-{check['arch']}", "origin": origin, "status": KCIDB[check["status"]],
               "path": ".".join(["kvm_fast_only", f"patch{check['patch']:02}" if check["patch"] else "series",
                                 re.sub(r"[^a-z0-9]+", "_", check["tool"].lower()).strip("_")]),
-              "comment": check["summary"][:200]} for n, check in enumerate(found["checks"]) if check["arch"]]
+              "comment": check["summary"][:200]} for n, check in enumerate(found["checks"]) if check["arch"] in built]
     return {"version": {"major": 5, "minor": 0}, "checkouts": [{
-        "id": checkout, "origin": origin, "start_time": found["time"], "valid": True, "message_id": found["cover_message_id"].strip("<>") or None,
-        "patchset_hash": ""}], "builds": builds, "tests": tests}
+        "id": checkout, "origin": origin, "start_time": found["time"],
+        "valid": not any(c["tool"] == "apply" and c["status"] not in GOOD for c in found["checks"]),
+        "comment": " ".join(found["subject"].split()), "message_id": found["cover_message_id"].strip("<>") or None,
+        "patchset_hash": found["patchset_hash"]}], "builds": builds, "tests": tests}
 
 
 def without_none(value):
@@ -297,12 +317,13 @@ def b4(found):
 def b4_status(checks):
     if any(c["status"] not in GOOD for c in checks):
         return "fail"
-    return "warn" if any(c["status"] in ("skip", "known") for c in checks) else "pass"
+    return "warn" if any(c["status"] in ("left", "known") for c in checks) else "pass"
 
 
 def summary(checks):
-    worst = max(checks, key=weight_of)
-    return (worst["summary"].splitlines() or [worst["status"]])[0] if worst["summary"] else worst["status"]
+    bad = [c for c in checks if c["status"] not in GOOD]
+    chosen = max(bad, key=weight) if bad else checks[0]
+    return chosen["summary"].splitlines()[0] if chosen["summary"] else chosen["status"]
 
 
 # --- files ---
@@ -342,7 +363,7 @@ def write(directory, found):
     print("\n" + body(found))
     print(f"{directory}/mail.txt, report.html, kcidb.json, b4.json")
     count = {word: sum(c["status"] in statuses for c in found["checks"])
-             for word, statuses in {"passed": ("pass", "same"), "skipped": ("skip", "known")}.items()}
+             for word, statuses in {"passed": ("pass", "same"), "skipped": ("left", "known")}.items()}
     print(f"{count['passed']} passed, {len(findings(found))} failed, {count['skipped']} skipped")
     return max(int(Verdict[found["verdict"].upper()]), 0)
 

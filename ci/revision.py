@@ -28,6 +28,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 
@@ -41,7 +42,7 @@ import run
 import series as series_
 import static
 from arch import ROOT, BadInput
-from verdict import Verdict, worst
+from verdict import Verdict
 from workshop import NotApplied, Workshop, settled
 
 
@@ -51,19 +52,14 @@ class Check:
     patch: int        # 0: the base, or the series as a whole
     arch: str         # "" if it is about none
     tool: str
-    status: str       # a verdict's name; "same": as after the patch before
+    status: str       # a verdict's name; "same": as after the patch before; "left": not looked at
     summary: str = ""
     log: str = ""
     repeat: str = ""  # the command
 
     @property
-    def verdict(self):
-        return Verdict.PASS if self.status == "same" else Verdict[self.status.upper()]
-
-    @property
     def bad(self):
-        # What could not be looked at is said, and is no failure of the series.
-        return self.status not in ("pass", "same", "known", "skip")
+        return self.status not in report.GOOD
 
 
 def repeat(patch, arch):
@@ -128,7 +124,10 @@ class Judge:
             self.add(number, arch.name, "boot", "same", "the same images as before")
             return
         found = list(broken(before.boot, now.boot))
-        for verdict, text, where in found:
+        # One boot may be an accident.
+        again = {case for _, case, _, _ in broken(before.boot, self.shop.once_more(arch, number))} if found else set()
+        for verdict, case, text, where in found:
+            text += ", in both of two boots" if case in again else ", in one of two boots"
             self.add(number, arch.name, "boot", verdict.name.lower(), text, f"{now.boot.directory}/{where}")
         if not found:
             self.add(number, arch.name, "boot", "pass", f"{now.boot.count('pass')} cases pass")
@@ -155,6 +154,7 @@ class Judge:
         row = {"arch": arch.name, "mode": cell.mode, "config": cell.config, "status": "pass", "summary": ""}
         now = states["series"]
         if not now.boot:
+            self.add(0, arch.name, cell.name, "fail", now.problem, now.log)
             return {**row, "status": "fail", "summary": now.problem}
         boot = now.boot
         words = {kind: compared(boot, states[kind].boot) for kind in ("base", "against") if kind in states and states[kind].boot}
@@ -177,32 +177,37 @@ class Judge:
         for cell in cells:
             rows.append(self.judge_cell(cell, archs[cell.arch]))
             print(f"  {cell.name:<18} {rows[-1]['status']}", flush=True)
-        return rows + [{"arch": c.arch, "mode": c.mode, "config": c.config, "status": "skip",
+        return rows + [{"arch": c.arch, "mode": c.mode, "config": c.config, "status": "left",
                         "summary": c.why or "slow: MATRIX=all"} for c in left]
 
     # --- what it costs ---
 
     def judge_exact(self, arch, primary, kinds):
         """Rows of make bench; @kinds: {name: where}.  A change is laid at the door of the only patch that it can be of."""
-        names = primary if run.knob("PATCHES") else ()
-        measured = {kind: [perf.values_of(self.shop.measure(arch, where, "bench", names, again=again)) for again in (0, 1)]
+        measured = {kind: [perf.values_of(self.shop.measure(arch, where, "bench", primary, again=again)) for again in (0, 1)]
                     for kind, where in kinds.items()}
-        rows = perf.exact_rows(measured, primary)
-        for row in rows:
-            if row["primary"] and not row["exact"]:
-                self.add(0, arch.name, "exact", "harness", f"{row['mode']}: two boots of one image differ in {row['metric']}")
-        suspects = self.suspects(arch)
-        changes = perf.exact_changes(arch.name, rows, perf.load_accepted())
+        rows = perf.exact_rows(measured)
+        for row in (r for r in rows if not r["exact"]):
+            self.add(0, arch.name, "cost", "harness", f"{row['mode']}: two boots of one image differ in {row['metric']}")
+        suspects, accepted = self.suspects(arch), perf.load_accepted()
+        changes = perf.exact_changes(arch.name, rows, accepted)
         hint = f"; in one of patches {', '.join(map(str, suspects))}" if len(suspects) > 1 else ""
-        self.add_all(suspects[0] if len(suspects) == 1 else 0, arch.name, "exact",
-                     [(status, text + hint * (status == "fail")) for status, text in changes])
+        if "against" in kinds:
+            self.add_all(suspects[0] if len(suspects) == 1 else 0, arch.name, "cost",
+                         [(status, text + hint * (status == "fail")) for status, text in changes])
+        if "base" in kinds:
+            self.add_all(0, arch.name, "cost", perf.exact_changes(arch.name, rows, accepted, "base"))
         return rows
 
     def suspects(self, arch):
-        """The patches that have changed since AGAINST in what this architecture's kernel is made of."""
-        changed = {number for number, word, _ in self.shop.moved() if word != "same"}
+        """The patches that have changed since AGAINST in what this architecture's kernel is made of.
+
+        All that there are, if one was dropped: what it did is in none of them.
+        """
+        moved = self.shop.moved()
+        changed = {number for number, word, _ in moved if word != "same" or any(n is None for n, _, _ in moved)}
         return [patch.number for patch in self.series.patches
-                if patch.number in changed and static.compiled_here(patch.files, arch.kernel_arch)]
+                if patch.number in changed and static.built_here(patch.files, arch.kernel_arch)]
 
     def judge_rates(self, arch, rates):
         last = len(self.series.patches)
@@ -211,14 +216,14 @@ class Judge:
             return {"why": "no earlier revision was given (AGAINST=)"}
         if self.shop.state(arch, "against").images[0] == self.shop.state(arch, last).images[0]:
             return {"why": "the two revisions' kernels are the same file"}
-        found = perf.blocks_of(functools.partial(self.rate_boot, arch), rates, images)
+        found = perf.blocks_of(functools.partial(self.rate_boot, arch), rates, images, functools.partial(self.shop.block, arch, images))
         rows = perf.rate_rows(found)
-        self.add_all(0, arch.name, "rates", perf.rate_changes(rows))
+        self.add_all(0, arch.name, "cost", perf.rate_changes(rows))
         return {"rows": rows, "blocks": {f"{rate.mode}, {rate.vcpus} vCPUs": blocks for rate, blocks in found.items()}}
 
     def rate_boot(self, arch, where, vcpus, modes, number):
         print(f"    {arch.name}, boot {number}, {vcpus} vCPUs", flush=True)
-        return self.shop.measure(arch, where, "scale", modes, vcpus=vcpus, again=number)
+        return self.shop.measure(arch, where, "scale", modes, vcpus=vcpus, again=number, keep=False)
 
 
 def states_of_patches(archs, numbers):
@@ -227,7 +232,7 @@ def states_of_patches(archs, numbers):
 
 
 def broken(before, now):
-    """[(Verdict, text, where)]: what does not hold after a patch, and did before it."""
+    """[(Verdict, case, text, where)]: what does not hold after a patch, and did before it."""
     earlier = {r.name: r for r in before.outcome.stream.results}
     results = {r.name: r for r in now.outcome.stream.results}
     for finding in now.findings:
@@ -236,11 +241,11 @@ def broken(before, now):
         if settled(finding) or alike and finding.verdict in (Verdict.FAIL, Verdict.SKIP):
             continue
         history = f" ({'passed' if was.status == 'pass' else was.status} before this patch)" if was else ""
-        yield finding.verdict, f"{finding.case} {finding.text}".strip() + history, finding.where
+        yield finding.verdict, finding.case, f"{finding.case} {finding.text}".strip() + history, finding.where
     reported = {finding.case for finding in now.findings if not settled(finding)}
     for name, result in results.items():
         if result.status == "skip" and name not in reported and name in earlier and earlier[name].status == "pass":
-            yield Verdict.SKIP, f"{name} skips: {result.reason} (passed before this patch)", f"tests.ktap:{result.line}"
+            yield Verdict.SKIP, name, f"{name} skips: {result.reason} (passed before this patch)", f"tests.ktap:{result.line}"
 
 
 def compared(boot, other):
@@ -271,34 +276,46 @@ def not_applied(problem, series, archs, this):
 
 def document(this, series, archs, checks, patches, dropped, **more):
     """What revision.json holds."""
-    grave = worst([check for check in checks if check.bad])
+    checks = [dataclasses.asdict(check) for check in checks]
+    bad = report.findings({"checks": checks})
     cover = series.cover or series.patches[0]
-    return {"version": 1, "verdict": grave.name.lower(), "run": this.directory.name,
+    return {"version": 1, "verdict": bad[0]["status"] if bad else "pass", "run": this.directory.name,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "repository": run.first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
             "base": arch_.read_facts(series.directory / "base"), "of": series.where, "against": run.knob("AGAINST"),
-            "subject": cover.message["subject"], "cover_message_id": cover.message_id, "revision": series.version,
+            "subject": cover.message["subject"], "cover_message_id": cover.message_id, "patchset_hash": series.patchset_hash, "revision": series.version,
             "archs": [arch.name for arch in archs], "patches": patches, "dropped": dropped,
-            "checks": [dataclasses.asdict(check) for check in checks], "command": repeat(0, archs[0].name if len(archs) == 1 else ""),
+            "checks": checks, "command": repeat(0, archs[0].name if len(archs) == 1 else ""),
             **more}
 
 
-def judge_whole(judge):
+def judge_whole(judge, more):
     """The part of the document that is about the series as one; of some patches alone, what AGAINST can be asked."""
     exact, rates = perf.load_metrics()
     ends = {"base": 0, **({"against": "against"} if judge.shop.against else {}), "series": len(judge.series.patches)}
     some = bool(run.knob("PATCHES"))
     if some and not judge.shop.against:
-        return {}
-    more = {"exact": {}} if some else {"matrix": judge.judge_matrix(), "exact": {}, "rates": {}}
+        return
+    if not some:
+        more.update(matrix=judge.judge_matrix(), rates={})
+    more["exact"] = {}
     for arch in judge.archs:
         try:
             more["exact"][arch.name] = judge.judge_exact(arch, exact, {k: v for k, v in ends.items() if k != "base" or not some})
             if not some:
                 more["rates"][arch.name] = judge.judge_rates(arch, rates)
         except BadInput as error:
-            judge.add(0, arch.name, "measurement", "harness", str(error))
-    return more
+            judge.add(0, arch.name, "cost", "harness", str(error))
+
+
+def judge_all(judge, numbers, more):
+    judge.shop.prepare(states_of_patches(judge.archs, numbers))
+    if not run.knob("PATCHES"):
+        judge.judge_base()
+    judge.add_all(0, "", "cover letter", static.cover_letter(judge.series, judge.shop.base))
+    for number in numbers:
+        judge.judge_patch(number)
+    judge_whole(judge, more)
 
 
 def plan(archs):
@@ -336,19 +353,17 @@ def revision(argv):
         if problem.name != "OF":
             raise BadInput(f"AGAINST={run.knob('AGAINST')} does not apply: {problem.said.strip().splitlines()[-1]}") from None
         return report.write(this.directory, not_applied(problem, series, archs, this))
-    judge = Judge(archs, shop, series)
-    shop.prepare(states_of_patches(archs, numbers))
-    if not run.knob("PATCHES"):
-        judge.judge_base()
-    judge.add_all(0, "", "cover letter", static.cover_letter(series, shop.base))
-    for number in numbers:
-        judge.judge_patch(number)
-    more = judge_whole(judge)
-    moved = shop.moved()
+    judge, moved = Judge(archs, shop, series), shop.moved()
     dropped = [subject for number, word, subject in moved if number is None]
-    found = document(this, series, archs, judge.checks, described(series, moved, numbers), dropped,
-                     compilers=shop.compilers, qemu={arch.name: run.first_line(arch.qemu, "--version") for arch in archs}, **more)
-    return report.write(this.directory, found)
+    more = {"compilers": shop.compilers, "qemu": {arch.name: run.first_line(arch.qemu, "--version") for arch in archs}}
+    try:
+        judge_all(judge, numbers, more)
+    except KeyboardInterrupt:
+        judge.add(0, "", "make revision", "interrupted", "not finished; the same command goes on")
+    except (BadInput, OSError, subprocess.SubprocessError) as error:
+        judge.add(0, "", "make revision", "harness", f"not finished: {error}")
+    done = {check.patch for check in judge.checks}
+    return report.write(this.directory, document(this, series, archs, judge.checks, described(series, moved, done), dropped, **more))
 
 
 if __name__ == "__main__":

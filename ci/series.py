@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import email
 import email.policy
+import hashlib
 import mailbox
 import pathlib
 import re
@@ -66,15 +67,29 @@ class Series:
     cover: Patch = None
 
     @property
+    def patchset_hash(self):
+        """KCIDB's: of the hashes of the patches, in order."""
+        sums = "".join(hashlib.sha256(patch.path.read_bytes()).hexdigest() + "\n" for patch in self.patches)
+        return hashlib.sha256(sums.encode()).hexdigest()
+
+    @property
     def version(self):
         match = VERSION.search(re.match(r"\[.*?\]|", self.cover.message["subject"])[0]) if self.cover else None
         return int(match[1]) if match else 1
 
 
+NAME = re.compile(r"(?:v\d+-)?(\d{4})-.*\.patch")
+
+
 def read(directory, where):
-    found = [Patch(int(path.name[:4]), path) for path in sorted(directory.glob("[0-9][0-9][0-9][0-9]-*.patch"))]
+    found = [Patch(int(match[1]), path) for path in sorted(directory.iterdir()) if (match := NAME.fullmatch(path.name))]
     if not any(patch.number for patch in found):
         raise BadInput(f"{where}: no patches there")
+    for patch in found:
+        if not patch.message["subject"]:
+            raise BadInput(f"{patch.path}: no Subject: line; git format-patch writes one")
+        if patch.number and not patch.ident:
+            raise BadInput(f"{patch.path}: no diff in it")
     cover = next((patch for patch in found if not patch.number), None)
     return Series(where, directory, tuple(patch for patch in found if patch.number), cover)
 
@@ -96,6 +111,17 @@ def from_git(where, base, place):
                     (place / pathlib.PurePath(member.name).name).write_bytes(tar.extractfile(member).read())
 
 
+def plain(message):
+    """A mail as bytes, whatever it was wrapped in on its way."""
+    if (message["content-transfer-encoding"] or "").lower() in ("base64", "quoted-printable") and not message.is_multipart():
+        text = message.get_payload(decode=True)
+        del message["content-transfer-encoding"]
+        message["Content-Transfer-Encoding"] = "8bit"
+        heads = "".join(f"{name}: {value}\n" for name, value in message.items())
+        return b"From git@z Mon Sep 17 00:00:00 2001\n" + heads.encode() + b"\n" + text.replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"
+    return message.as_bytes(unixfrom=True).rstrip(b"\n") + b"\n"
+
+
 def from_mailbox(path, place):
     """The patches of a mailbox, as git am takes them; replies are left out."""
     numbers = {}
@@ -111,7 +137,7 @@ def from_mailbox(path, place):
             raise BadInput(f"{path}: two mails are patch {number}: {numbers[number]} and {subject}")
         numbers[number] = subject
         name = re.sub(r"[^A-Za-z0-9]+", "-", match["subject"])[:52].strip("-")
-        (place / f"{number:04}-{name}.patch").write_bytes(message.as_bytes(unixfrom=True).rstrip(b"\n") + b"\n")
+        (place / f"{number:04}-{name}.patch").write_bytes(plain(message))
 
 
 def load(where, base, place):
@@ -121,8 +147,8 @@ def load(where, base, place):
         old.unlink()
     source = pathlib.Path(where)
     if source.is_dir():
-        for path in source.glob("*.patch"):
-            shutil.copy(path, place)
+        for path in source.glob("*.patch"):  # make series writes v2-0001-...: apply wants 0001-...
+            shutil.copy(path, place / re.sub(r"^v\d+-(?=\d{4}-)", "", path.name))
     elif source.is_file():
         from_mailbox(source, place)
     else:

@@ -11,7 +11,7 @@ what is wrong, and
 	Arch:   where it is tried
 	Finds:  what has to be the first finding: tool, status, and words of it
 The series is judged with PATCHES= that one and its neighbours, against the one that is not
-spoiled.  Writes results/RUN/revision-checks.txt, and results/ if it tried all.
+spoiled.  Writes results/RUN/spoiled.txt, and results/spoiled.txt if it tried all.
 
 Exit status: 0, or 1 if one was not found, 2 if one could not be tried.
 """
@@ -107,9 +107,11 @@ def go_to_patch(tree, series, number):
 def judge(spoiled, place):
     """(whether it was the first finding, what was)"""
     where = spoiled.before or spoiled.patch
-    command = ["make", "revision", f"OF={place}", f"ARCH={spoiled.arch}", f"PATCHES={where}-{where + bool(spoiled.before)}",
-               f"AGAINST={ROOT / 'kernel-patches' / run.knob('BASE')}"]
+    command = ["make", "revision", f"OF={place}", f"ARCH={spoiled.arch}", f"PATCHES={where}-{where + bool(spoiled.before)}"]
+    if spoiled.tool == "cost":
+        command.append(f"AGAINST={ROOT / 'kernel-patches' / run.knob('BASE')}")
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MUTANTS", "ARCH")}
+    environment["RESULTS"] = str(place.with_suffix(".results"))  # none of them is a verdict on the series
     with open(place.with_suffix(".log"), "wb") as log:
         status = subprocess.call(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
     last = [line for line in place.with_suffix(".log").read_text(errors="replace").splitlines() if "/mail.txt, " in line]
@@ -126,8 +128,8 @@ def judge(spoiled, place):
 
 def main(argv):
     wanted = [s for s in load_all(run.knob("BASE"), run.knob("MUTANTS").replace(",", " ").split()) if s.arch in argv]
-    for spoiled in wanted:
-        arch_.load(spoiled.arch)
+    if not wanted:
+        raise BadInput(f"MUTANTS={run.knob('MUTANTS')}: none of these spoiled patches is for {' '.join(a for a in argv if a != '--plan')}")
     if "--plan" in argv:
         print(f"  {len(wanted)} spoiled patches")
         return 0

@@ -10,6 +10,8 @@ import re
 import shutil
 import subprocess
 
+from arch import BadInput
+
 # Complaints of checkpatch that are not about the patch; kernel-patches/check has the reason.
 IGNORE = "UNKNOWN_COMMIT_ID"
 COMPLAINT = re.compile(r"^(ERROR|WARNING|CHECK):(.*)")
@@ -30,8 +32,8 @@ def checkpatch(tree, patch):
     status, said = output_of("perl", f"{tree}/scripts/checkpatch.pl", f"--root={tree}", "--strict", "--terse", "--no-summary", "--ignore", IGNORE,
                              str(patch.path), environment={**os.environ, "GIT_DIR": "none"})
     found = [line.partition(": ")[2] or line for line in said.splitlines() if line.strip()]
-    if status and not found:
-        return [("harness", f"checkpatch.pl failed with status {status} and said nothing")]
+    if status not in (0, 1) or status and not any(re.match(r"(ERROR|WARNING|CHECK):", line) for line in found):
+        return [("harness", f"checkpatch.pl failed with status {status}: {' '.join(found[:1])}")]
     return [("fail", line) for line in found]
 
 
@@ -52,10 +54,11 @@ def subject_form(_, patch):
 
 
 def recipients(tree, patch):
-    """There have to be maintainers; who they are goes into the result."""
+    """There has to be a person to send it to, besides the list that gets everything."""
     status, said = output_of("perl", "scripts/get_maintainer.pl", "--no-git", "--no-git-fallback", "--no-rolestats", "--no-n",
                              str(patch.path.resolve()), cwd=tree)
-    if status or "@" not in said:
+    people = [line for line in said.splitlines() if "@" in line and "@vger.kernel.org" not in line and "@lists." not in line]
+    if status or not people:
         return [("fail", f"get_maintainer.pl names nobody: {said.strip()[:200]}")]
     return []
 
@@ -91,9 +94,11 @@ def kernel_doc(tree, files):
     """Its warnings on files, as they are in the tree now."""
     files = [f for f in files if f.endswith((".c", ".h")) and (pathlib.Path(tree) / f).exists()]
     if not files:
-        return []
-    _, said = output_of("perl", "scripts/kernel-doc", "-none", *files, cwd=tree)
-    return warnings_in(said, files)
+        return {"warnings": [], "left": []}
+    status, said = output_of("perl", "scripts/kernel-doc", "-none", *files, cwd=tree)
+    if status and not warnings_in(said, files):
+        raise BadInput(f"scripts/kernel-doc failed with status {status}: {said.strip()[:200]}")
+    return {"warnings": warnings_in(said, files), "left": []}
 
 
 def documentation(tree, files, place):
@@ -107,15 +112,23 @@ def documentation(tree, files, place):
         source.mkdir(parents=True)
         shutil.copy(pathlib.Path(tree) / name, source / "index.rst")
         (source / "conf.py").write_text("extensions = []\n")
-        _, said = output_of("sphinx-build", "-q", "-E", "-b", "html", str(source), str(source / "html"),
+        status, said = output_of("sphinx-build", "-q", "-E", "-b", "html", str(source), str(source / "html"),
                             environment={**os.environ, "LC_ALL": "C.UTF-8"})
+        if status:
+            raise BadInput(f"sphinx-build of {name} failed with status {status}: {said.strip()[-200:]}")
         found += [f"{name}: {w.partition(': ')[2]}" for w in warnings_in(said, ["index.rst"], DOC_WARNING)]
-    return found
+    return {"warnings": found, "left": []}
 
 
 def compiled_here(files, kernel_arch):
     """Those of a patch's files that a kernel of this architecture compiles."""
     return [f for f in files if f.endswith(".c") and not f.startswith(("tools/", "samples/"))
+            and (not f.startswith("arch/") or f.startswith(f"arch/{kernel_arch}/"))]
+
+
+def built_here(files, kernel_arch):
+    """Those that a kernel of this architecture is made of: headers and Kconfig as well."""
+    return [f for f in files if not f.startswith(("tools/", "samples/", "Documentation/"))
             and (not f.startswith("arch/") or f.startswith(f"arch/{kernel_arch}/"))]
 
 
@@ -152,13 +165,24 @@ def kernel_make(tree, objects, arch, prefix, *arguments):
                      environment={**os.environ, "CCACHE_DIR": f"{cache}/ccache", "MAKEFLAGS": ""})
 
 
+WERROR = re.compile(r"^(CONFIG_\w*WERROR)=y$", re.MULTILINE)
+
+
 def compile_again(tree, objects, arch, prefix, files, tools):
-    """(status, output) of compiling these files with W=1, and with sparse if @tools asks for it."""
+    """{"warnings": [...], "left": [...]} of compiling these files with W=1, and with sparse if @tools asks for it.
+
+    A warning is not made an error here, and a failure is one more of them; left: files
+    that have no object, since the configuration does not compile them.
+    """
+    config = pathlib.Path(tree) / objects / ".config"
+    config.write_text(WERROR.sub(r"# \1 is not set", config.read_text()))
     command = (tree, objects, arch, prefix, "W=1", *tools, *directories(files, arch))
     status, said = kernel_make(*command)
-    if status:
-        return status, said
     for path in (pathlib.Path(tree) / name for name in files):
-        if path.exists():
+        if path.exists() and not status:
             os.utime(path)
-    return kernel_make(*command)
+    if not status:
+        status, said = kernel_make(*command)
+    found = warnings_in(said, files) + [f"{files[0]}: error: make W=1 failed"] * bool(status)
+    left = [f for f in files if not status and not (pathlib.Path(tree) / objects / f).with_suffix(".o").exists()]
+    return {"warnings": found, "left": left}

@@ -31,6 +31,11 @@ def sign_flip_p(differences):
     return float(done.pvalue)
 
 
+def check_number(metrics):
+    """Whether so many can be found to differ at all."""
+    return metrics * 2 / 2 ** BLOCKS < ALPHA
+
+
 def holm(values):
     """Adjusted p-values of metrics that were declared in advance."""
     return [float(p) for p in multipletests(values, alpha=ALPHA, method="holm")[1]] if values else []
@@ -72,7 +77,7 @@ class Outcome:
     low: float
     high: float
     p: float            # after Holm
-    control_p: float    # of A against A
+    control_p: float    # of A against A, after Holm
     smallest: float     # that would have been seen
     least: float        # that matters, as declared
 
@@ -86,7 +91,7 @@ class Outcome:
             return "not usable"
         if self.p < ALPHA and abs(self.change) >= self.least:
             return "slower" if self.change < 0 else "faster"
-        return "no change"
+        return "no change" if self.smallest <= self.least or self.p < ALPHA else "inconclusive"
 
 
 def percent(log_ratio):
@@ -96,9 +101,10 @@ def percent(log_ratio):
 def compare(measured, least):
     """[Outcome]; measured: {name: [(a, b, b, a)]}, least: {name: per cent that matters}."""
     adjusted = holm([sign_flip_p(differences(blocks)) for blocks in measured.values()])
+    controls = holm([sign_flip_p(control(blocks)) for blocks in measured.values()])
     found = []
-    for (name, blocks), p in zip(measured.items(), adjusted):
+    for (name, blocks), p, control_p in zip(measured.items(), adjusted, controls):
         mean, low, high = interval(differences(blocks))
-        found.append(Outcome(name, len(blocks), percent(mean), percent(low), percent(high), p, sign_flip_p(control(blocks)),
+        found.append(Outcome(name, len(blocks), percent(mean), percent(low), percent(high), p, control_p,
                              percent(detectable(differences(blocks), len(measured))), least[name]))
     return found

@@ -6,9 +6,9 @@ one that was cut off, or is damaged, is no entry.
 """
 import hashlib
 import json
-import os
 import pathlib
 import shutil
+import tempfile
 
 
 def digest(value):
@@ -35,7 +35,7 @@ class Store:
     def put(self, kind, inputs, value):
         path = self.path(kind, inputs)
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.new.{os.getpid()}")
+        new = pathlib.Path(tempfile.mktemp(prefix=f"{path.name}.new.", dir=path.parent))
         new.write_text(json.dumps({"inputs": inputs, "sha256": digest(value), "value": value}, sort_keys=True))
         new.replace(path)
 
@@ -59,10 +59,12 @@ class Store:
 
     def keep_files(self, kind, inputs, directory):
         path = self.path(kind, inputs)
-        shutil.rmtree(path, ignore_errors=True)
+        if self.files(kind, inputs):  # another run was faster, and may be using it
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.new.{os.getpid()}")
-        shutil.copytree(directory, new)
+        new = pathlib.Path(tempfile.mkdtemp(prefix=f"{path.name}.new.", dir=path.parent))
+        shutil.copytree(directory, new, dirs_exist_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
         new.rename(path)
         self.put(f"{kind}-sums", inputs, file_sums(path))
         return path

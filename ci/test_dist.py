@@ -3,7 +3,6 @@
 import importlib.machinery
 import importlib.util
 import json
-import pathlib
 import subprocess
 import tempfile
 import unittest

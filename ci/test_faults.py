@@ -4,7 +4,6 @@
 A fault is a row of FAULTS and what the stand-in for QEMU does (ci/fixtures/qemu).  After each,
 no process may be left, and what is in the results has to be whole.
 """
-import pathlib
 import signal
 import subprocess
 import time

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """A revision, from a series of patches to what is said of it; the statistics."""
+import email
 import json
 import mailbox
 import pathlib
@@ -86,6 +87,30 @@ class Sources(Scratch):
         box.close()
         self.assertEqual(self.check(series.load(str(self.root / "box"), "v6.12", self.root / "b")), idents)
 
+    def test_a_mail_in_base64(self):
+        message = email.message_from_string(patch_text(1).replace("Because", "Weil's größer ist"))
+        body = message.get_payload()
+        message.set_payload(body, "utf-8")
+        self.assertIn("base64", message["content-transfer-encoding"])
+        box = mailbox.mbox(str(self.root / "box"))
+        box.add(mailbox.mboxMessage(message))
+        box.close()
+        found = series.load(str(self.root / "box"), "v6.12", self.root / "a")
+        self.assertIn("+11", found.patches[0].text)
+
+    def test_patches_as_make_series_names_them(self):
+        (self.root / "in").mkdir()
+        for n in (1, 2):
+            (self.root / "in" / f"v3-{n:04}-do-{n}.patch").write_text(patch_text(n))
+        self.check(series.load(str(self.root / "in"), "v6.12", self.root / "a"))
+
+    def test_what_is_no_patch(self):
+        for text in ("diff --git a/a b/a\n", "Subject: [PATCH 1/1] a: b\n\nNothing.\n"):
+            (self.root / "in").mkdir(exist_ok=True)
+            (self.root / "in" / "0001-a.patch").write_text(text)
+            with self.assertRaisesRegex(arch.BadInput, "no Subject|no diff"):
+                series.load(str(self.root / "in"), "v6.12", self.root / "a")
+
     def test_two_mails_for_one_patch(self):
         box = mailbox.mbox(str(self.root / "box"))
         box.add(mailbox.mboxMessage(patch_text(1)))
@@ -140,6 +165,14 @@ class Kept(Scratch):
 
     def test_an_entry_of_other_inputs(self):
         self.damage(lambda text: text.replace('["a"]', '["b"]'))
+
+    def test_what_another_run_has_put_there_stays(self):
+        (self.root / "in").mkdir()
+        (self.root / "in" / "kernel").write_text("image")
+        kept = self.store.keep_files("kernels", ["a"], self.root / "in")
+        inode = (kept / "kernel").stat().st_ino
+        self.store.keep_files("kernels", ["a"], self.root / "in")
+        self.assertEqual((kept / "kernel").stat().st_ino, inode)
 
     def test_files_that_were_damaged(self):
         (self.root / "in").mkdir()
@@ -197,7 +230,7 @@ class Bisection(unittest.TestCase):
     """What may be different after a patch, and what may not."""
 
     def words(self, before, now):
-        return [word.name for word, _, _ in revision.broken(before, now)]
+        return [word.name for word, _, _, _ in revision.broken(before, now)]
 
     def test_a_case_that_passed_fails(self):
         self.assertEqual(self.words(boot({"a": "pass"}), boot({"a": "fail"}, [FAILS])), ["FAIL"])
@@ -268,7 +301,7 @@ class Metrics(Scratch):
 
     def rows(self, series, again, against):
         key = ("fast_minor", "instructions")
-        return perf.exact_rows({"series": ({key: series}, {key: again}), "against": ({key: against}, {key: against})}, ["fast_minor"])
+        return perf.exact_rows({"series": ({key: series}, {key: again}), "against": ({key: against}, {key: against})})
 
     def test_one_instruction_is_a_change(self):
         changes = perf.exact_changes("x86", self.rows(7188, 7188, 7187), {})
@@ -281,6 +314,15 @@ class Metrics(Scratch):
         rows = self.rows(7188, 7189, 7187)
         self.assertFalse(rows[0]["exact"])
         self.assertEqual(perf.exact_changes("x86", rows, {}), [])
+
+    def test_what_never_happened_before(self):
+        changes = perf.exact_changes("x86", self.rows(1, 1, 0), {})
+        self.assertEqual([status for status, _ in changes], ["fail"])
+
+    def test_so_many_rates_that_none_can_be_found(self):
+        exact, rates = perf.load_metrics()
+        with self.assertRaisesRegex(arch.BadInput, "declare fewer"):
+            perf.check_declared(exact, rates * 4)
 
     def test_an_accepted_change_is_that_one_alone(self):
         path = self.root / "accepted"
@@ -333,6 +375,14 @@ class Statistics(unittest.TestCase):
         self.assertLessEqual(sum(o.p < stats.ALPHA for o in found), 10)
         self.assertLessEqual(sum(not o.usable for o in found), 20)
 
+    def test_what_could_not_have_been_seen_is_not_no_change(self):
+        generator = random.Random(3)
+        blocks = [tuple(100 * (1 + generator.gauss(0, 0.1)) for _ in stats.ORDER) for _ in range(stats.BLOCKS)]
+        outcome, = stats.compare({"x": blocks}, {"x": 5})
+        self.assertEqual(outcome.verdict, "inconclusive")
+        row = {"name": "x", "verdict": "inconclusive", "change": 1, "low": 0, "high": 2, "p": 0.4}
+        self.assertEqual(perf.rate_changes([row])[0][0], "left")
+
     def test_three_per_cent_are_found(self):
         found = [o.verdict for o in self.trials(0.97)]
         self.assertGreaterEqual(found.count("slower"), 180)
@@ -350,7 +400,7 @@ def found(checks, **more):
     patches = [{"number": n, "subject": f"KVM: x86: Do {n}", "patch_id": f"{n}" * 40, "message_id": "", "since": "", "judged": True} for n in (1, 2)]
     return {"version": 1, "verdict": "fail", "run": "20260101-000000-revision", "time": "2026-01-01T00:00:00Z", "repository": "abc",
             "base": {"package": "linux-source", "tested": "1"}, "of": "here", "against": "", "subject": "[PATCH v3 0/2] KVM: Do both",
-            "cover_message_id": "<1@example.org>", "revision": 3, "archs": ["arm64", "x86"], "patches": patches, "dropped": [],
+            "cover_message_id": "<1@example.org>", "patchset_hash": "0" * 64, "revision": 3, "archs": ["arm64", "x86"], "patches": patches, "dropped": [],
             "checks": [vars(revision.Check(*check)) for check in checks], "command": "make revision", **more}
 
 
@@ -358,14 +408,14 @@ class Reports(Scratch):
     CHECKS = [(1, "", "checkpatch", "pass"), (1, "x86", "boot", "pass", "60 cases pass"), (1, "arm64", "boot", "same", "the same images"),
               (2, "x86", "build", "fail", "error: no", "results/x/log", "make revision PATCHES=2 ARCH=x86"),
               (2, "arm64", "boot", "splat", "WARNING: at mmu.c " + "x" * 90, "", "make revision PATCHES=2 ARCH=arm64"),
-              (0, "x86", "x86-npt", "skip", "because")]
+              (0, "x86", "x86-ept", "left", "because")]
 
     def test_the_mail_has_the_gravest_first_and_fits(self):
         text = report.mail(found(self.CHECKS))
         lines = text.splitlines()
         self.assertEqual(lines[1], "In-Reply-To: <1@example.org>")
         first = lines.index("") + 1
-        self.assertEqual(lines[first], "verdict: fail: 2 findings, in patch 2")
+        self.assertEqual(lines[first], "verdict: splat: 2 findings, in patch 2")
         self.assertTrue(lines[first + 1].startswith("  SPLAT patch 2/2 arm64 boot: WARNING"))
         self.assertIn("  FAIL patch 2/2 x86 build: error: no", lines)
         self.assertIn("  make revision PATCHES=2 ARCH=x86", lines)
@@ -394,8 +444,8 @@ class Reports(Scratch):
 
     def test_kcidb_has_a_test_for_each_check_of_an_architecture(self):
         told = report.kcidb(found(self.CHECKS))
-        self.assertEqual(len(told["tests"]), 5)
-        self.assertEqual([b["status"] for b in told["builds"]], ["PASS", "FAIL"])
+        self.assertEqual([(b["architecture"], b["status"]) for b in told["builds"]], [("x86", "FAIL")])
+        self.assertEqual(len(told["tests"]), 3, "only of what was built")
         self.assertTrue(all(t["build_id"] in {b["id"] for b in told["builds"]} for t in told["tests"]))
 
     def test_what_the_schema_refuses(self):
@@ -408,6 +458,28 @@ class Reports(Scratch):
         with unittest.mock.patch("builtins.print"):
             self.assertEqual(report.write(self.root, found(self.CHECKS)), Verdict.FAIL)
         self.assertEqual(json.loads((self.root / "revision.json").read_text())["version"], 1)
+
+
+class Cellwise(unittest.TestCase):
+    """What is said of a cell of the matrix."""
+
+    def judge(self, state):
+        machine = arch.load("x86")
+        shop = types.SimpleNamespace(against=None, state=lambda *_, **__: state)
+        judge = revision.Judge([machine], shop, types.SimpleNamespace(patches=(1, 2)))
+        with unittest.mock.patch("builtins.print"):
+            judge.judge_cell(matrix.Cell("x86", "npt", "", "always", ""), machine)
+        return judge.checks
+
+    def test_one_that_does_not_build_is_a_finding(self):
+        checks = self.judge(workshop.State(problem="the kernel does not build"))
+        self.assertEqual([(c.status, c.bad) for c in checks], [("fail", True)])
+
+    def test_a_case_that_must_run_and_skips_is_a_finding(self):
+        found = boot({"a": "skip"}, [MISSING])
+        found = run.Boot(None, pathlib.Path("d"), found.outcome, found.findings)
+        checks = self.judge(workshop.State(boot=found))
+        self.assertEqual([(c.status, c.bad) for c in checks], [("skip", True)])
 
 
 class Chosen(unittest.TestCase):

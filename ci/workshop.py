@@ -30,8 +30,14 @@ from verdict import SERIES_IS_MISSING, Verdict
 
 # What guest.mk calls it, as SERIES
 NAME = "revision"
+# The checks themselves are an input of what they say
+MINE = run.sha256(pathlib.Path(static.__file__))
 # What has to hold of a boot that measures, before it is kept
 USABLE = {"bench": (bench.measure, bench.read_timelines), "scale": (scale.points_of,), "tests": ()}
+
+
+# What kernel-patches/apply says of a series; all else is the machine's fault
+OF_THE_SERIES = re.compile(r"does not apply to|CRLF|truncated|is called NNNN|holds \d+ patches")
 
 
 class NotApplied(Exception):
@@ -99,10 +105,13 @@ class Workshop:
         print(f"  applying {len(series.patches)} patches of {series.where}", flush=True)
         if self.path.exists():  # where an earlier run has left it
             self.go_to(self.ask("rev-parse", "origin/base"))
+            self.ask("clean", "-fdq")
         done = subprocess.run([str(ROOT / "kernel-patches" / "apply"), str(series.directory), "patched", run.knob("CACHE"), str(self.path)],
                               capture_output=True, text=True, check=False)
-        if done.returncode:
+        if done.returncode and OF_THE_SERIES.search(done.stderr):
             raise NotApplied(name, done.stderr)
+        if done.returncode:
+            raise BadInput((done.stderr.strip().splitlines() or [f"kernel-patches/apply: status {done.returncode}"])[-1])
         (self.path / ".git" / "applied").write_text("nothing\n")  # each run applies anew
         commits = self.ask("rev-list", "--reverse", "origin/base..HEAD").split()
         self.ask("update-ref", f"refs/kept/{name}", "HEAD")
@@ -130,14 +139,16 @@ class Workshop:
         scripts = self.identity(number, "scripts", "MAINTAINERS", ".get_maintainer.ignore")
         self.go_to(self.commit(number))
         for tool, function in static.OF_PATCH.items():
-            yield tool, self.store.once("static", [tool, patch.text, scripts], lambda f=function: f(self.path, patch))
+            yield tool, self.store.once("static", [tool, patch.text, scripts, MINE], lambda f=function: whole(f(self.path, patch)))
         unknown = static.foreign(patch.files, [arch.kernel_arch for arch in self.archs])
         if unknown:
-            yield "other architectures", [("skip", f"not compiled: {' '.join(unknown)}")]
+            yield "other architectures", [("left", f"not compiled: {' '.join(unknown)}")]
         files = patch.files
-        yield "kernel-doc", self.grown("kernel-doc", number, files, lambda: static.kernel_doc(self.path, files))
+        if any(name.endswith((".c", ".h")) for name in files):
+            yield "kernel-doc", self.grown("kernel-doc", number, files, lambda: static.kernel_doc(self.path, files))
         if any(name.startswith("Documentation/") for name in files):
-            yield "docs", self.grown("docs", number, files, lambda: static.documentation(self.path, files, self.place))
+            yield "docs", self.grown("docs", number, files, lambda: static.documentation(self.path, files, self.place),
+                                     [run.first_line("sphinx-build", "--version") if shutil.which("sphinx-build") else ""])
 
     def grown(self, tool, number, files, function, inputs=()):
         """[("fail", text)] of what a tool says after a patch and did not say before it."""
@@ -145,11 +156,12 @@ class Workshop:
             def ask():
                 self.go_to(self.commit(where))
                 return function()
-            return self.store.once("warnings", [tool, self.identity(where), files, *inputs], ask)
+            return self.store.once("warnings", [tool, self.identity(where), files, MINE, *inputs], ask)
         before, after = at(number - 1), at(number)
-        if after is None:
-            return [("skip", f"{tool}: not installed, or nothing was built")]
-        return [("fail", text) for text in static.grown(before or [], after)]
+        if None in (before, after):
+            return [("left", f"{tool} is not installed")]
+        return [("fail", text) for text in static.grown(before["warnings"], after["warnings"])] + [
+            ("left", f"{name} is not compiled in this configuration") for name in after["left"]]
 
     def compare_warnings(self, arch, patch, number):
         """(tool, [(status, text)]): W=1 and sparse over the files that the patch changes."""
@@ -162,12 +174,11 @@ class Workshop:
         def ask():
             objects = self.path / f"out-{arch.name}-w1"
             objects.mkdir(exist_ok=True)
-            if not (objects / ".config").exists() or (objects / ".config").read_text() != config:
-                (objects / ".config").write_text(config)
-            status, said = static.compile_again(self.path, objects.name, arch.kernel_arch, prefix(arch), files, extra)
-            return None if status else static.warnings_in(said, files)
+            (objects / ".config").write_text(config)
+            return static.compile_again(self.path, objects.name, arch.kernel_arch, prefix(arch), files, extra)
         tool = "W=1, sparse" if extra else "W=1"
-        return tool, self.grown(tool, number, files, ask, [arch.name, self.compilers[arch.name], digest(config)])
+        version = run.first_line("sparse", "--version") if extra else ""
+        return tool, self.grown(tool, number, files, ask, [arch.name, self.compilers[arch.name], digest(config), version])
 
     # --- built and booted ---
 
@@ -190,7 +201,7 @@ class Workshop:
     def build(self, arch, where, config, log):
         """The kernel, with its .config, .release, .map and .compiler beside it, or None."""
         stem = f"{arch.name}{config and '-' + config}"
-        inputs = [self.identity(where), arch.name, config, self.compilers[arch.name], fragments(arch, config)]
+        inputs = [self.identity(where), arch.name, config, self.compilers[arch.name], fragments(arch, config), build_rules(arch)]
         kept = self.store.files("kernels", inputs)
         if not kept:
             print(f"    {arch.name} {config} kernel of {where}", flush=True)
@@ -204,7 +215,7 @@ class Workshop:
         """The initramfs: our programs, and upstream's tests as this state has them, or None."""
         paths = ("tools/testing/selftests/", "tools/include/", "tools/arch/", "include/uapi/", f"arch/{arch.kernel_arch}/include/uapi/")
         ours = self.out / "programs" / arch.name
-        inputs = [self.identity(where, *paths), arch.name, self.compilers[arch.name], run.sha256(ours / "initramfs.cpio")]
+        inputs = [self.identity(where, *paths), arch.name, self.compilers[arch.name], run.sha256(ours / "initramfs.cpio"), build_rules(arch)]
         kept = self.store.files("initramfs", inputs)
         if not kept:
             print(f"    {arch.name} tests of {where}", flush=True)
@@ -221,23 +232,45 @@ class Workshop:
             found, = run.requests([arch.name], kind, icount=icount, images=kernel.parent)
         return dataclasses.replace(found, initramfs=initramfs)
 
-    def boot(self, request, label, again=0):
-        """The Boot of a request: one that was kept, if it went well."""
-        # Without what it is called: a state is known by its images.
-        unnamed = (*run.NOT_IDENTITY, "series", "series_sha256")
-        inputs = {**{key: value for key, value in run.metadata(request).items() if key not in unnamed}, "again": again}
-        inputs = json.loads(json.dumps(inputs))  # as they come back
-        kept = self.store.files("boots", inputs)
+    def boot(self, request, label, again=0, keep=True):
+        """The Boot of a request: one that was kept and is still judged to have gone well, or a new one."""
+        inputs = boot_inputs(request, again)
+        kept = self.store.files("boots", inputs) if keep else None
         if kept:
-            return run.read_boot(request, kept, json.loads((kept / "meta.json").read_text()))
-        boot = self.this.trial(request, self.this.directory / label)
-        for check in USABLE[request.kind]:
-            check(boot)
-        if all(map(settled, boot.findings)):
-            boot.meta = dict(inputs)
+            boot = run.read_boot(request, kept, json.loads((kept / "meta.json").read_text()))
+            boot = self.judge(self.this.judge(request, kept, boot.outcome))
+            if all(map(settled, boot.findings)):
+                return boot
+        boot = self.judge(self.this.trial(request, self.fresh(label)))
+        if keep and all(map(settled, boot.findings)):
+            boot.meta.update(inputs)
             run.save_verdict(boot)
             boot.directory = self.store.keep_files("boots", inputs, boot.directory)
         return boot
+
+    @staticmethod
+    def judge(boot):
+        """A boot that measures has to be usable as well."""
+        for check in USABLE[boot.request.kind]:
+            check(boot)
+        return boot
+
+    def fresh(self, label):
+        """A directory of this run that does not exist yet."""
+        names = [label, *(f"{label}-{n}" for n in range(2, 100))]
+        return next(path for name in names if not (path := self.this.directory / name).exists())
+
+    def once_more(self, arch, where):
+        """Another boot of a state, whatever is known."""
+        state = self.state(arch, where)
+        return self.boot(self.request(arch, arch.modes[0].name, state.kernel, state.initramfs), f"{where:04}-{arch.name}-again", keep=False)
+
+    def block(self, arch, images, vcpus, modes, number, function):
+        """Rates of a block of boots of two images, which were measured in one go."""
+        hashes = [self.state(arch, where).images for where in images.values()]
+        plugin = guest.plugin_path(self.request(arch, arch.modes[0].name, self.state(arch, 0).kernel, self.state(arch, 0).initramfs), "lockstep")
+        inputs = [arch.name, hashes, vcpus, modes, number, run.sha256(plugin), run.first_line(arch.qemu, "--version")]
+        return self.store.once("blocks", inputs, function)
 
     def state(self, arch, where, mode="", config=""):
         """What there is after a patch, built and booted."""
@@ -276,15 +309,18 @@ class Workshop:
         """The last one that there was."""
         return next(state for n in range(number - 1, -1, -1) if (state := self.state(arch, n)).boot)
 
-    def measure(self, arch, where, kind, names=(), vcpus=0, again=0):
-        """A boot of make bench or make scale, of what this state can."""
+    def measure(self, arch, where, kind, names, vcpus=0, again=0, keep=True):
+        """A boot of make bench or make scale: of these cases, those that this state has."""
         state = self.state(arch, where)
         if not state.boot:
             raise BadInput(f"{where}: {state.problem}")
-        names = names or [case.name for case in cases.load(cases.default_path(kind)) if where != 0 or case.needs == "-"]
+        names = [case.name for case in cases.load(cases.default_path(kind)) if case.name in names and (where != 0 or case.needs == "-")]
         request = self.request(arch, arch.modes[0].name, state.kernel, state.initramfs, kind, names=names, icount=kind == "bench")
-        request = scale.with_lockstep(request, vcpus, again) if kind == "scale" else bench.with_timeline(request)
-        return self.boot(request, f"{where}-{request.directory}-{kind}-{again}", again)
+        if kind == "scale":
+            request = scale.with_lockstep(request, vcpus, again)
+        else:  # another boot has other random numbers, and has to come to the same
+            request = dataclasses.replace(bench.with_timeline(request), seed=1 + again)
+        return self.boot(request, f"{where}-{request.directory}-{kind}-{again}", again, keep)
 
 
 @contextlib.contextmanager
@@ -301,6 +337,30 @@ def knobs(**values):
 def prefix(arch):
     """Of the compiler, as guest.mk has it."""
     return "" if arch.cross.startswith(os.uname().machine) else run.knob("CROSS_COMPILE") or arch.cross
+
+
+def whole(found):
+    """What is to be kept: not what a tool said that died."""
+    if any(status == "harness" for status, _ in found):
+        raise BadInput(found[0][1])
+    return found
+
+
+def build_rules(arch):
+    """What else an image depends on."""
+    rules = [ROOT / "guest-images" / name for name in ("guest.mk", f"{arch.name}.mk")]
+    return [*map(run.sha256, rules), run.knob("LLVM"), run.knob("CROSS_COMPILE"), run.first_line(f"{prefix(arch)}ld", "--version")]
+
+
+def boot_inputs(request, again):
+    """All that a boot depends on, but for what it is called: a state is known by its images."""
+    unnamed = (*run.NOT_IDENTITY, "series", "series_sha256")
+    inputs = {key: value for key, value in run.metadata(request).items() if key not in unnamed}
+    parts = [request.arch, request.mode, request.config, request.cases, request.environment, request.timeline, request.lockstep]
+    inputs |= {"again": again, "seed": request.seed, "timeout": request.timeout, "kind": request.kind, "parts": digest([repr(p) for p in parts])}
+    if request.timeline:
+        inputs["timeline_sha256"] = run.sha256(guest.plugin_path(request, "timeline"))
+    return json.loads(json.dumps(inputs))  # as they come back
 
 
 def fragments(arch, config):

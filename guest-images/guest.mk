@@ -50,7 +50,7 @@ $(info note: $(dir)/linux differs from the $(SERIES) tree of kernel-patches/; th
 endif
 
 # Fixed identity: one series and one compiler give one image.
-kbuild = env $(ccache) KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=kvm KBUILD_BUILD_HOST=harness \
+kbuild = env $(ccache) KBUILD_BUILD_VERSION=1 KBUILD_BUILD_TIMESTAMP=1970-01-01 KBUILD_BUILD_USER=kvm KBUILD_BUILD_HOST=harness \
 	$(MAKE) $(jobs) -C $(tree) O=$(objects) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
 	LOCALVERSION=-$(SERIES)-$(SERIES_ID)$(local) $(if $(LLVM),LLVM=$(LLVM),CC="ccache $(compiler)" HOSTCC="ccache gcc")
 # CONFIG=gcov profiles the C files of KVM that the series changes, by kbuild's variable for
