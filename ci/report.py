@@ -198,7 +198,7 @@ def limit_lines(found):
     if left:
         yield wrap(f"Not judged: patches {', '.join(left)}" + ", the modes and the cost of the whole." * ("matrix" not in found), "    ", "  - ")
     yield wrap("After each patch the first mode of each architecture is booted, with the cases of this repository and upstream's tests as that "
-               "patch has them" + "; all modes only at the end." * ("matrix" in found), "    ", "  - ")
+               f"patch has them, but for {found['at_the_end']}" + ", which run at the end, as all modes do." * ("matrix" in found), "    ", "  - ")
     yield wrap("Everything ran under QEMU's TCG." + " Counts are of instructions, rates of the lockstep model (serialisation only); neither is a "
                "time." * ("exact" in found), "    ", "  - ")
 

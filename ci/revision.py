@@ -43,7 +43,7 @@ import series as series_
 import static
 from arch import ROOT, BadInput
 from verdict import Verdict
-from workshop import NotApplied, Workshop, settled
+from workshop import AT_THE_END, EACH_PATCH, NotApplied, Workshop, settled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,8 +227,8 @@ class Judge:
 
 
 def states_of_patches(archs, numbers):
-    """Before and after each of these, in each first mode."""
-    return [(arch, n, arch.modes[0].name, "") for n in sorted({n - 1 for n in numbers} | set(numbers)) for arch in archs]
+    """Before and after each of these."""
+    return [(arch, n, EACH_PATCH, "") for n in sorted({n - 1 for n in numbers} | set(numbers)) for arch in archs]
 
 
 def broken(before, now):
@@ -284,7 +284,7 @@ def document(this, series, archs, checks, patches, dropped, **more):
             "repository": run.first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
             "base": arch_.read_facts(series.directory / "base"), "of": series.where, "against": run.knob("AGAINST"),
             "subject": cover.message["subject"], "cover_message_id": cover.message_id, "patchset_hash": series.patchset_hash, "revision": series.version,
-            "archs": [arch.name for arch in archs], "patches": patches, "dropped": dropped,
+            "archs": [arch.name for arch in archs], "at_the_end": AT_THE_END, "patches": patches, "dropped": dropped,
             "checks": checks, "command": repeat(0, archs[0].name if len(archs) == 1 else ""),
             **more}
 

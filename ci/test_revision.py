@@ -400,7 +400,7 @@ def found(checks, **more):
     patches = [{"number": n, "subject": f"KVM: x86: Do {n}", "patch_id": f"{n}" * 40, "message_id": "", "since": "", "judged": True} for n in (1, 2)]
     return {"version": 1, "verdict": "fail", "run": "20260101-000000-revision", "time": "2026-01-01T00:00:00Z", "repository": "abc",
             "base": {"package": "linux-source", "tested": "1"}, "of": "here", "against": "", "subject": "[PATCH v3 0/2] KVM: Do both",
-            "cover_message_id": "<1@example.org>", "patchset_hash": "0" * 64, "revision": 3, "archs": ["arm64", "x86"], "patches": patches, "dropped": [],
+            "cover_message_id": "<1@example.org>", "patchset_hash": "0" * 64, "revision": 3, "at_the_end": "long_*", "archs": ["arm64", "x86"], "patches": patches, "dropped": [],
             "checks": [vars(revision.Check(*check)) for check in checks], "command": "make revision", **more}
 
 

@@ -8,6 +8,7 @@ another one only if the code is.
 import concurrent.futures
 import contextlib
 import dataclasses
+import fnmatch
 import json
 import os
 import pathlib
@@ -28,6 +29,9 @@ from git import git
 from store import Store, digest
 from verdict import SERIES_IS_MISSING, Verdict
 
+# In place of a mode: the first one, with all cases but these, which take minutes and of random
+# length.  At the end they run in each mode.
+EACH_PATCH, AT_THE_END = "", "dirty_log*"
 # What guest.mk calls it, as SERIES
 NAME = "revision"
 # The checks themselves are an input of what they say
@@ -71,9 +75,14 @@ class Images:
     label: str
 
 
-def at_once(function, values):
-    """[function(value)], as many at once as there are CPUs; ctrl-C ends all."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+def wants_all_cpus(request):
+    """A guest on several threads takes many times as long if it can't have a CPU for each."""
+    return request.mode.threads != "single" or request.accel != "tcg"
+
+
+def at_once(function, values, most):
+    """[function(value)], so many at once; ctrl-C ends all."""
+    with concurrent.futures.ThreadPoolExecutor(most) as pool:
         futures = [pool.submit(function, value) for value in values]
         try:
             return [future.result() for future in futures]
@@ -263,7 +272,7 @@ class Workshop:
     def once_more(self, arch, where):
         """Another boot of a state, whatever is known."""
         state = self.state(arch, where)
-        return self.boot(self.request(arch, arch.modes[0].name, state.kernel, state.initramfs), f"{where:04}-{arch.name}-again", keep=False)
+        return self.boot(state.boot.request, f"{where:04}-{arch.name}-again", keep=False)
 
     def block(self, arch, images, vcpus, modes, number, function):
         """Rates of a block of boots of two images, which were measured in one go."""
@@ -272,24 +281,27 @@ class Workshop:
         inputs = [arch.name, hashes, vcpus, modes, number, run.sha256(plugin), run.first_line(arch.qemu, "--version")]
         return self.store.once("blocks", inputs, function)
 
-    def state(self, arch, where, mode="", config=""):
+    def state(self, arch, where, mode=EACH_PATCH, config=""):
         """What there is after a patch, built and booted."""
-        key = (arch.name, where, mode or arch.modes[0].name, config)
+        key = (arch.name, where, mode, config)
         if key not in self.states:
-            self.prepare([(arch, where, *key[2:])])
+            self.prepare([(arch, where, mode, config)])
         return self.states[key]
 
     def prepare(self, wanted):
-        """Build all of these states, then boot them, several at a time; the same images are booted once.
+        """Build all of these states, then boot them, several at a time if they can; the same images are booted once.
 
-        wanted: [(architecture, where, mode, configuration)]
+        wanted: [(architecture, where, mode or EACH_PATCH, configuration)]
         """
         built = {(arch.name, *rest): self.images(arch, *rest) for arch, *rest in wanted if (arch.name, *rest) not in self.states}
         waiting = {}
         for (arch, _, mode, config), images in built.items():
             if isinstance(images, Images) and (arch, mode, config, images.hashes) not in self.booted:
                 waiting.setdefault((arch, mode, config, images.hashes), images)
-        self.booted.update(zip(waiting, at_once(lambda images: self.boot(images.request, images.label), list(waiting.values()))))
+        for alone in (False, True):
+            mine = [key for key, images in waiting.items() if wants_all_cpus(images.request) == alone]
+            boots = at_once(lambda key: self.boot(waiting[key].request, waiting[key].label), mine, 1 if alone else os.cpu_count())
+            self.booted.update(zip(mine, boots))
         for (arch, where, mode, config), images in built.items():
             self.states[arch, where, mode, config] = images if isinstance(images, State) else State(
                 images.hashes, self.booted[arch, mode, config, images.hashes], images.request.kernel, images.request.initramfs)
@@ -303,7 +315,10 @@ class Workshop:
         if not initramfs:
             what = "upstream's tests do" if kernel else "the kernel does"
             return State(problem=f"{what} not build: {first_error(log)}", log=str(log))
-        return Images((run.sha256(kernel), run.sha256(initramfs)), self.request(arch, mode, kernel, initramfs, config=config), label)
+        names = () if mode else [case.name for case in cases.select(cases.default_path("tests"), arch.name, arch.modes[0].name)
+                                 if not fnmatch.fnmatchcase(case.name, AT_THE_END)]
+        request = self.request(arch, mode or arch.modes[0].name, kernel, initramfs, config=config, names=names)
+        return Images((run.sha256(kernel), run.sha256(initramfs)), request, label)
 
     def state_before(self, arch, number):
         """The last one that there was."""
