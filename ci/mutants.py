@@ -84,11 +84,12 @@ def load(path):
                   tuple(words["Killed-by"]), path)
 
 
-def load_all(base, patterns=()):
-    mutants = [load(path) for path in sorted((ROOT / "kernel-patches" / "mutants" / base).glob("*.patch"))]
-    chosen = [m for m in mutants if not patterns or any(fnmatch.fnmatchcase(m.name, p) for p in patterns)]
+def load_all(base, patterns=(), kind="mutants", read=load):
+    """All of a kind in kernel-patches/KIND/BASE whose names match one of the shell patterns."""
+    found = [read(path) for path in sorted((ROOT / "kernel-patches" / kind / base).glob("*.patch"))]
+    chosen = [m for m in found if not patterns or any(fnmatch.fnmatchcase(m.name, p) for p in patterns)]
     if not chosen:
-        raise BadInput(f"no mutants in kernel-patches/mutants/{base} match MUTANTS={' '.join(patterns)}")
+        raise BadInput(f"nothing in kernel-patches/{kind}/{base} matches MUTANTS={' '.join(patterns)}")
     return chosen
 
 

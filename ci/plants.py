@@ -57,7 +57,7 @@ def load(path):
 
 
 def load_all(base):
-    return [load(path) for path in sorted((ROOT / "kernel-patches" / "plants" / base).glob("*.patch"))]
+    return mutants.load_all(base, (), "plants", load)
 
 
 def of_the_mutant(request):

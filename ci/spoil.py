@@ -16,7 +16,6 @@ spoiled.  Writes results/RUN/spoiled.txt, and results/spoiled.txt if it tried al
 Exit status: 0, or 1 if one was not found, 2 if one could not be tried.
 """
 import dataclasses
-import fnmatch
 import json
 import os
 import pathlib
@@ -63,11 +62,7 @@ def load(path):
 
 
 def load_all(base, patterns=()):
-    found = [load(path) for path in sorted((ROOT / "kernel-patches" / "spoiled" / base).glob("*.patch"))]
-    found = [s for s in found if not patterns or any(fnmatch.fnmatchcase(s.name, p) for p in patterns)]
-    if not found:
-        raise BadInput(f"nothing in kernel-patches/spoiled/{base} matches MUTANTS={' '.join(patterns)}")
-    return found
+    return mutants.load_all(base, patterns, "spoiled", load)
 
 
 def amended(patch, spoiled, tree):
