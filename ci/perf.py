@@ -104,6 +104,13 @@ def exact_changes(arch, rows, accepted, other="against"):
     return [(status, text) for _, status, text in sorted(found, reverse=True)]
 
 
+def as_one(changes):
+    """What is slower as one finding, which names the largest; the rest as it is."""
+    slower = [text for status, text in changes if status == "fail"]
+    more = f"; {len(slower) - 1} more in the table" if len(slower) > 1 else ""
+    return [("fail", text + more) for text in slower[:1]] + [change for change in changes if change[0] != "fail"]
+
+
 # --- rates ---
 
 def rate_of(boot, rate):

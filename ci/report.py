@@ -90,7 +90,8 @@ def since_lines(found):
 
 
 def moved_rows(rows):
-    return [row for row in rows if row.get("against") not in (None, row["series"])]
+    """Of the usual fault; the rest is in the table."""
+    return [row for row in rows if row["metric"] == "instructions" and row.get("against") not in (None, row["series"])]
 
 
 def cell(checks):
@@ -198,7 +199,8 @@ def limit_lines(found):
     if left:
         yield wrap(f"Not judged: patches {', '.join(left)}" + ", the modes and the cost of the whole." * ("matrix" not in found), "    ", "  - ")
     yield wrap("After each patch the first mode of each architecture is booted, with the cases of this repository and upstream's tests as that "
-               f"patch has them, but for {found['at_the_end']}" + ", which run at the end, as all modes do." * ("matrix" in found), "    ", "  - ")
+               f"patch has them, but for {found['at_the_end']}" + (", which run at the end, as all modes do." if "matrix" in found else "."),
+               "    ", "  - ")
     yield wrap("Everything ran under QEMU's TCG." + " Counts are of instructions, rates of the lockstep model (serialisation only); neither is a "
                "time." * ("exact" in found), "    ", "  - ")
 

@@ -190,13 +190,13 @@ class Judge:
         for row in (r for r in rows if not r["exact"]):
             self.add(0, arch.name, "cost", "harness", f"{row['mode']}: two boots of one image differ in {row['metric']}")
         suspects, accepted = self.suspects(arch), perf.load_accepted()
-        changes = perf.exact_changes(arch.name, rows, accepted)
+        changes = perf.as_one(perf.exact_changes(arch.name, rows, accepted))
         hint = f"; in one of patches {', '.join(map(str, suspects))}" if len(suspects) > 1 else ""
         if "against" in kinds:
             self.add_all(suspects[0] if len(suspects) == 1 else 0, arch.name, "cost",
                          [(status, text + hint * (status == "fail")) for status, text in changes])
         if "base" in kinds:
-            self.add_all(0, arch.name, "cost", perf.exact_changes(arch.name, rows, accepted, "base"))
+            self.add_all(0, arch.name, "cost", perf.as_one(perf.exact_changes(arch.name, rows, accepted, "base")))
         return rows
 
     def suspects(self, arch):

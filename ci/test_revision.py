@@ -315,6 +315,11 @@ class Metrics(Scratch):
         self.assertFalse(rows[0]["exact"])
         self.assertEqual(perf.exact_changes("x86", rows, {}), [])
 
+    def test_many_changes_are_one_finding(self):
+        found = perf.as_one([("fail", "a"), ("known", "b"), ("fail", "c"), ("pass", "d")])
+        self.assertEqual(found, [("fail", "a; 1 more in the table"), ("known", "b"), ("pass", "d")])
+        self.assertEqual(perf.as_one([]), [])
+
     def test_what_never_happened_before(self):
         changes = perf.exact_changes("x86", self.rows(1, 1, 0), {})
         self.assertEqual([status for status, _ in changes], ["fail"])
