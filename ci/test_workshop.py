@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0
+"""make revision under fault: what is kept of a boot, and what is not."""
+import contextlib
+import io
+import re
+import unittest.mock
+
+import guest
+import run
+import store
+import test_machines
+import workshop
+from arch import BadInput
+from verdict import Verdict
+
+
+class Boots(test_machines.Machines):
+    """With the stand-in for QEMU; the tests of Machines are in their own file."""
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(guest.STOP.clear)
+
+    def boot(self, fate, again=0, policy=None):
+        """A boot by a workshop of its own, with the store that all of a test share."""
+        with unittest.mock.patch.dict("os.environ", self.environment(fate)), contextlib.redirect_stdout(io.StringIO()):
+            this = run.Run("revision")
+            this.policy = policy or this.policy
+            shop = object.__new__(workshop.Workshop)
+            shop.this, shop.store = this, store.Store(self.root / "store")
+            request, = run.requests(["x86"], "tests")
+            return shop.boot(request, "label", again)
+
+    def kept(self):
+        return [path for path in (self.root / "store" / "boots").glob("*") if path.is_dir()]
+
+    def check_kept(self):
+        """What went well is not booted again: the machine would be killed."""
+        self.assertEqual(self.boot("pass").verdict, Verdict.PASS)
+        self.assertEqual(self.boot("killed").verdict, Verdict.PASS)
+        self.assertEqual(self.boot("killed", again=1).verdict, Verdict.LOST)
+
+    def check_not_kept(self):
+        for fate, verdict in (("fail", Verdict.FAIL), ("splat", Verdict.SPLAT), ("killed", Verdict.LOST), ("stale", Verdict.HARNESS)):
+            self.assertEqual(self.boot(fate).verdict, verdict)
+        self.assertEqual(self.kept(), [])
+
+    def check_damaged(self):
+        self.boot("pass")
+        path, = self.kept()
+        (path / "tests.ktap").write_text((path / "tests.ktap").read_text().replace("ok 2 second", "not ok 2 second"))
+        self.assertEqual(self.boot("killed").verdict, Verdict.LOST)
+
+    def check_judged_again(self):
+        """A rule that came later holds for what was kept as well."""
+        self.boot("pass")
+        policy = ([re.compile("init: case second")], [], [])
+        self.assertEqual(self.boot("pass", policy=policy).verdict, Verdict.SPLAT)
+
+    def check_another_image(self):
+        self.boot("pass")
+        (self.root / "out" / "patched" / "x86.kernel").write_text("other")
+        self.assertEqual(self.boot("killed").verdict, Verdict.LOST)
+
+    def check_stopped(self):
+        """Whoever has guests in threads ends them all."""
+        guest.STOP.set()
+        with self.assertRaises(KeyboardInterrupt):
+            self.boot("hang")
+        self.assertEqual(self.kept(), [])
+        self.assert_no_qemu()
+
+
+def load_tests(*_):
+    suite = unittest.TestSuite(Boots(name) for name in dir(Boots) if name.startswith("check_"))
+    suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(Others))
+    return suite
+
+
+class Others(unittest.TestCase):
+    def test_faults_of_the_machine_are_none_of_the_series(self):
+        for said, of_the_series in (("apply: of/0003-a.patch does not apply to linux (reason above)", True),
+                                    ("apply: of/0003-a.patch is truncated: it does not end", True),
+                                    ("apply: /usr/src/linux.tar.xz is missing: install linux-source", False),
+                                    ("apply: cannot unpack x: is it whole, and is the disk full?", False)):
+            self.assertEqual(bool(workshop.OF_THE_SERIES.search(said)), of_the_series, said)
+
+    def test_what_a_dying_tool_said_is_not_kept(self):
+        self.assertEqual(workshop.whole([("fail", "a")]), [("fail", "a")])
+        with self.assertRaisesRegex(BadInput, "died"):
+            workshop.whole([("harness", "checkpatch died")])
+
+    def test_all_at_once_and_in_order(self):
+        self.assertEqual(workshop.at_once(lambda n: n * n, [3, 1, 2], 2), [9, 1, 4])
+
+
+if __name__ == "__main__":
+    unittest.main()
