@@ -180,6 +180,20 @@ def rate_table(found):
                        "      ", "  ")
 
 
+EXCERPT = 6
+
+
+def excerpt(log):
+    """The last lines of a log, up to the one that is named: who reads the mail does not have the file."""
+    path, _, line = log.rpartition(":")
+    path, last = (pathlib.Path(path), int(line)) if line.isdigit() else (pathlib.Path(log), None)
+    try:
+        lines = path.read_text(errors="replace").splitlines()[:last]
+    except OSError:
+        return
+    yield from (f"      | {text[:WIDTH - 8]}" for text in lines[-EXCERPT:])
+
+
 def repeat_lines(found):
     seen = set()
     for check in findings(found):
@@ -188,6 +202,7 @@ def repeat_lines(found):
             yield f"  {check['repeat']}"
         if check["log"]:
             yield f"      {check['log']}"
+            yield from excerpt(check["log"])
     if not seen:
         yield f"  {found['command']}"
 
