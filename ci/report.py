@@ -101,7 +101,8 @@ def cell(checks):
     if bad:
         return max(bad, key=weight)["status"]
     if checks[0]["tool"] == "boot":
-        return "=" if checks[0]["status"] == "same" else checks[0]["summary"].split()[0]
+        passed = [c["summary"].split()[0] for c in checks if c["status"] == "pass"]
+        return passed[0] + "*" * (len(checks) > 1) if passed else "="
     return "ok*" if any(c["status"] in ("left", "known") for c in checks) else "ok"
 
 

@@ -252,6 +252,14 @@ class Bisection(unittest.TestCase):
         self.assertEqual(self.words(boot({"a": "fail"}), boot({"a": "fail"}, [splat])), ["SPLAT"])
 
 
+class SecondBoot(unittest.TestCase):
+    def test_what_only_one_boot_shows(self):
+        self.assertEqual(revision.with_second_boot(Verdict.FAIL, True, True)[0], "fail")
+        self.assertEqual(revision.with_second_boot(Verdict.FAIL, False, True)[0], "left")
+        self.assertEqual(revision.with_second_boot(Verdict.FAIL, False, False)[0], "fail", "ours may not")
+        self.assertEqual(revision.with_second_boot(Verdict.SPLAT, False, True)[0], "splat")
+
+
 class Cells(Scratch):
     def test_the_matrix_can_be_read(self):
         there, left = matrix.chosen(matrix.load(), arch.names())
