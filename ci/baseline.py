@@ -114,6 +114,10 @@ def accuse(findings, name, word):
             if f.case == name and f.verdict == Verdict.KNOWN else f for f in findings]
 
 
+def sometimes(this, name, request):
+    return any(k.sometimes for k in this.known if k.concerns(name, request.arch.name, request.accel))
+
+
 def compare_boot(this, boot, out):
     """Print what differs from the base; returns False if the base could not be asked."""
     request = on_base(boot.request, out)
@@ -129,7 +133,7 @@ def compare_boot(this, boot, out):
         listed = any(k.concerns(ours.name, boot.request.arch.name, boot.request.accel) for k in this.known)
         if word == "same" and not listed:
             boot.findings[:] = excuse(boot.findings, ours.name)
-        elif word in ("new", "different"):
+        elif word in ("new", "different") and not sometimes(this, ours.name, boot.request):
             boot.findings[:] = accuse(boot.findings, ours.name, word)
         if word:
             words.append(f"{ours.name} {word}")

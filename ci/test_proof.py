@@ -47,6 +47,30 @@ class Table(unittest.TestCase):
         self.assertEqual(missing, set(), "these need a row in selftests/README.md: | | what | case | |")
 
 
+class Sometimes(unittest.TestCase):
+    """A known failure that comes and goes is none when it stays away, and needs no failure of the base."""
+
+    def judge(self, why, status):
+        case = cases.Case("a", ("all",), "-", 10, ("a",))
+        line = cases.KnownFailure("a", "arm64", "tcg", re.compile("too early"), why)
+        result = ktap.Result("a", status, "exit=254" if status == "fail" else "", 1, "too early" if status == "fail" else "")
+        finding = verdict.judge_result(case, result, "patched", [line])
+        return finding and finding.verdict
+
+    def test_it_may_pass_and_fail(self):
+        self.assertEqual(self.judge("sometimes: it is so", "fail"), Verdict.KNOWN)
+        self.assertIsNone(self.judge("sometimes: it is so", "pass"))
+
+    def test_others_have_to_fail(self):
+        self.assertEqual(self.judge("it is so", "pass"), Verdict.FAIL)
+
+    def test_the_base_need_not_fail(self):
+        line = cases.KnownFailure("a", "arm64", "tcg", re.compile("too early"), "sometimes: it is so")
+        request = types.SimpleNamespace(arch=types.SimpleNamespace(name="arm64"), accel="tcg")
+        self.assertTrue(baseline.sometimes(types.SimpleNamespace(known=[line]), "a", request))
+        self.assertFalse(baseline.sometimes(types.SimpleNamespace(known=[line]), "b", request))
+
+
 class Mutants(unittest.TestCase):
     def write(self, text):
         directory = tempfile.TemporaryDirectory()
