@@ -27,7 +27,6 @@ import functools
 import pathlib
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -331,9 +330,6 @@ def judge_all(judge, numbers, more):
 
 
 def plan(archs):
-    for kind in ("OF", "AGAINST"):
-        if run.knob(kind) and not run.knob("CACHE"):
-            raise BadInput(f"{kind}= needs CACHE=")
     perf.check_declared(*perf.load_metrics())
     perf.load_accepted()
     cells, _ = matrix.chosen(matrix.load(), archs)
@@ -358,7 +354,6 @@ def revision(argv):
     series, against = series_knobs()
     numbers = chosen(len(series.patches))
     this = run.Run("revision")
-    shutil.rmtree(this.directory / "image", ignore_errors=True)
     try:
         shop = Workshop(archs, this, series, against)
     except NotApplied as problem:
