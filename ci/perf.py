@@ -127,17 +127,24 @@ def blocks_of(boot_of, rates, images, once):
     function): a block, which is measured at one time or not at all.
     """
     found = {rate: [] for rate in rates}
+
+    def measure(vcpus, modes, number):
+        mine = [rate for rate in rates if rate.vcpus == vcpus]
+
+        def block():
+            boots = [boot_of(images[letter], vcpus, modes, number) for letter in stats.ORDER]
+            return [[rate_of(boot, rate) for boot in boots] for rate in mine]
+        for rate, values in zip(mine, once(vcpus, modes, number, block), strict=True):
+            found[rate].append(tuple(values))
+    each_block(rates, measure)
+    return found
+
+
+def each_block(rates, function):
+    """function(vCPUs, modes, number) for each block: all rates with so many vCPUs are of the same boots."""
     for number in range(1, stats.BLOCKS + 1):
         for vcpus in sorted({rate.vcpus for rate in rates}):
-            mine = [rate for rate in rates if rate.vcpus == vcpus]
-            modes = sorted({rate.mode for rate in mine})
-
-            def block(vcpus=vcpus, mine=mine, modes=modes):
-                boots = [boot_of(images[letter], vcpus, modes, number) for letter in stats.ORDER]
-                return [[rate_of(boot, rate) for boot in boots] for rate in mine]
-            for rate, values in zip(mine, once(vcpus, modes, number, block), strict=True):
-                found[rate].append(tuple(values))
-    return found
+            function(vcpus, sorted({rate.mode for rate in rates if rate.vcpus == vcpus}), number)
 
 
 def rate_rows(found):

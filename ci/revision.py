@@ -217,6 +217,8 @@ class Judge:
             return {"why": "the two revisions' kernels are the same file"}
         found = perf.blocks_of(functools.partial(self.rate_boot, arch), rates, images, functools.partial(self.shop.block, arch, images))
         rows = perf.rate_rows(found)
+        if any(row["verdict"] == "not usable" for row in rows):  # what disturbed them may be gone
+            perf.each_block(rates, functools.partial(self.shop.forget_block, arch, images))
         self.add_all(0, arch.name, "cost", perf.rate_changes(rows))
         return {"rows": rows, "blocks": {f"{rate.mode}, {rate.vcpus} vCPUs": blocks for rate, blocks in found.items()}}
 

@@ -408,6 +408,23 @@ class Statistics(unittest.TestCase):
         changes = perf.rate_changes([{"name": "x", "verdict": "not usable"}, {"name": "y", "verdict": "slower"}])
         self.assertEqual([status for status, _ in changes], ["harness"])
 
+    def judge(self, blocks, kept):
+        """What make revision says of rates that come as given; @kept is what the store has, before and after."""
+        shop = types.SimpleNamespace(against=object(), state=lambda arch, where: types.SimpleNamespace(images=(where,)))
+        shop.block = lambda arch, images, *key: kept.setdefault(key[:3:2], [blocks[key[2] - 1]])
+        shop.forget_block = lambda arch, images, vcpus, modes, number: kept.pop((vcpus, number))
+        judge = revision.Judge([], shop, types.SimpleNamespace(patches=[1]))
+        judge.judge_rates(types.SimpleNamespace(name="x86"), [perf.Rate("fast_minor", 4, 2)])
+        return [check.status for check in judge.checks]
+
+    def test_what_was_disturbed_is_measured_again(self):
+        kept, disturbed, quiet = {}, [(100, 97, 97, 90 + n / 10) for n in range(8)], [(100 + n % 2, 100, 100, 101 - n % 2) for n in range(8)]
+        self.assertEqual(self.judge(disturbed, kept), ["harness"])
+        self.assertEqual(kept, {})
+        self.assertEqual(self.judge(quiet, kept), ["pass"])
+        self.assertEqual(len(kept), stats.BLOCKS)
+        self.assertEqual(self.judge(disturbed, kept), ["pass"])
+
 
 def found(checks, **more):
     patches = [{"number": n, "subject": f"KVM: x86: Do {n}", "patch_id": f"{n}" * 40, "message_id": "", "since": "", "judged": True} for n in (1, 2)]

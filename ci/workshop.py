@@ -274,12 +274,17 @@ class Workshop:
         state = self.state(arch, where)
         return self.boot(state.boot.request, f"{where:04}-{arch.name}-again", keep=False)
 
-    def block(self, arch, images, vcpus, modes, number, function):
-        """Rates of a block of boots of two images, which were measured in one go."""
+    def inputs_of_block(self, arch, images, vcpus, modes, number):
         hashes = [self.state(arch, where).images for where in images.values()]
         plugin = guest.plugin_path(self.request(arch, arch.modes[0].name, self.state(arch, 0).kernel, self.state(arch, 0).initramfs), "lockstep")
-        inputs = [arch.name, hashes, vcpus, modes, number, run.sha256(plugin), run.first_line(arch.qemu, "--version")]
-        return self.store.once("blocks", inputs, function)
+        return [arch.name, hashes, vcpus, modes, number, run.sha256(plugin), run.first_line(arch.qemu, "--version")]
+
+    def block(self, arch, images, vcpus, modes, number, function):
+        """Rates of a block of boots of two images, which were measured in one go."""
+        return self.store.once("blocks", self.inputs_of_block(arch, images, vcpus, modes, number), function)
+
+    def forget_block(self, arch, images, vcpus, modes, number):
+        self.store.forget("blocks", self.inputs_of_block(arch, images, vcpus, modes, number))
 
     def state(self, arch, where, mode=EACH_PATCH, config=""):
         """What there is after a patch, built and booted."""
