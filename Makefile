@@ -8,7 +8,8 @@ DEFAULT_BASE := v6.12
 # Knobs; `make help` prints their values.
 ARCH    ?=
 SERIES  ?= patched
-BASE    ?= $(DEFAULT_BASE)
+BASE    ?= $(if $(KERNEL),mainline,$(DEFAULT_BASE))
+KERNEL  ?=
 CASES   ?=
 MODE    ?=
 CONFIG  ?=
@@ -64,8 +65,14 @@ endif
 ifeq ($(filter $(words $(SERIES))$(words $(BASE)),11),)
 $(error SERIES=$(SERIES), BASE=$(BASE): one of each, please)
 endif
+# Commits of somebody's tree in place of our patches
+# (a make below this one asks for the base of the same)
+RANGE := $(if $(KERNEL),$(or $(if $(findstring ..,$(SERIES)),$(SERIES)),$(if $(filter-out 0,$(MAKELEVEL)),$(RANGE))))
+ifneq ($(if $(KERNEL),$(findstring ..,$(SERIES))),)
+override SERIES := patched
+endif
 ifneq ($(filter-out base patched,$(SERIES)),)
-$(error unknown SERIES=$(SERIES); choose patched or base)
+$(error unknown SERIES=$(SERIES); choose patched or base, or with KERNEL= a range of its commits, as in HEAD~8..HEAD)
 endif
 ifeq ($(wildcard kernel-patches/$(BASE)/base),)
 $(error unknown BASE=$(BASE); choose one of: $(notdir $(patsubst %/base,%,$(wildcard kernel-patches/*/base))))
@@ -73,6 +80,15 @@ endif
 ifneq ($(CONFIG),)
 ifeq ($(wildcard guest-images/$(CONFIG).config),)
 $(error unknown CONFIG=$(CONFIG); there is no guest-images/$(CONFIG).config)
+endif
+endif
+
+ifneq ($(KERNEL),)
+ifneq ($(words $(KERNEL)),1)
+$(error KERNEL=$(KERNEL): no spaces)
+endif
+ifneq ($(filter check-mutants check-bench check-revision check-series coverage revision series reference,$(MAKECMDGOALS)),)
+$(error KERNEL= is for check, bench, scale, fuzz, profile, images, dist and shell; what judges our own series wants a base of kernel-patches/)
 endif
 endif
 
@@ -97,10 +113,13 @@ endif
 
 # --- what is built ---
 
-OUT := $(O)/$(BASE)
+OUT := $(O)/$(if $(KERNEL),kernel,$(BASE))
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
-SERIES_ID := $(shell cat /dev/null $(if $(filter patched,$(SERIES)),$(patches)) | sha256sum | cut -c1-8)
-export CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX CONFIG BASE SERIES CASES OUT RESULTS
+# What the release says: the patches, and of somebody's tree the commits
+commits := $(if $(KERNEL),$(shell git -C $(KERNEL) rev-parse $(if $(RANGE),$(if $(filter patched,$(SERIES)),$(subst .., ,$(RANGE)),$(firstword $(subst .., ,$(RANGE)))),HEAD) 2>&1))
+SERIES_ID := $(shell { echo '$(commits)' | sed '/^$$/d'; cat /dev/null $(if $(filter patched,$(SERIES)),$(if $(RANGE),,$(patches))); } | sha256sum | cut -c1-8)
+COMMITS := $(commits)
+export KERNEL RANGE COMMITS CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX CONFIG BASE SERIES CASES OUT RESULTS
 
 .PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench check-revision coverage fuzz scale profile revision series dist shell clean reference
 
@@ -224,5 +243,5 @@ deps:
 
 help:
 	@cat ci/help.txt
-	@$(foreach k,ARCH MODE SERIES BASE CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX O V JOBS CACHE RESULTS \
+	@$(foreach k,ARCH MODE SERIES BASE KERNEL CASES CONFIG ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX O V JOBS CACHE RESULTS \
 		LLVM CROSS_COMPILE, printf '  %-13s = %s\n' $(k) '$($(k))';)

@@ -115,7 +115,7 @@ void pin(int index)
 	int cpu = list ? nth_of(list, index) : index;
 
 	TEST_ASSERT(cpu >= 0, "BENCH_CPUS=%s has to name %d CPUs at least", list, index + 1);
-	kvm_pin_this_task_to_pcpu(cpu);
+	pin_to_cpu(cpu);
 }
 
 uint64_t now_ns(void)

@@ -394,7 +394,7 @@ static void run_destination(const char *mode, bool fast)
 	arrived_ns = now_ns();
 	faults = finish(readers, fast);
 	/* Until then, both vCPUs run. */
-	WRITE_ONCE(*(bool *)addr_gva2hva(t.vm, (vm_vaddr_t)&all_is_here), true);
+	WRITE_ONCE(*(bool *)addr_gva2hva(t.vm, (uintptr_t)&all_is_here), true);
 	for (i = 0; i < VCPUS; i++)
 		pthread_join(threads[i], (void **)&sums[i]);
 	send_all(here[0], "", 1);

@@ -18,8 +18,8 @@ class Mode:
     append: str  # boot parameters that ask for the mode
     proof: str   # regular expression; on the console if and only if it was obtained
     threads: str = "multi"  # of TCG: "multi", or "single" where several go wrong
-    without: str = ""       # node and property that the device tree lacks; such a mode has
-                            # only the cases that name it
+    without: str = ""       # node and property that the device tree lacks
+    named: bool = False     # only for the cases that name it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def load(name, root=ROOT):
     facts = read_facts(path)
     try:
         modes = tuple(Mode(m, facts[f"mode_{m}"], facts[f"proof_{m}"], facts.get(f"threads_{m}", "multi"),
-                           facts.get(f"without_{m}", ""))
+                           facts.get(f"without_{m}", ""), m in facts.get("named", "").split())
                       for m in facts["modes"].split())
         values = {f.name: f.type(facts[f.name]) for f in dataclasses.fields(Arch)
                   if f.name not in ("name", "modes")}

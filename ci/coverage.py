@@ -171,7 +171,7 @@ def main(archs):
         status = status or int(not code or open_ > 0)
     (this.directory / "coverage.txt").write_text("\n".join(texts))
     print("\n".join(texts), end="")
-    if not failed and run.knob("BASE") == run.knob("DEFAULT_BASE") and not run.knob("CASES") and not run.knob("MODE") and len(archs) > 1:
+    if not failed and run.knob("BASE") == run.bases()[0] and not run.knob("CASES") and not run.knob("MODE") and len(archs) > 1:
         (ROOT / "results" / "coverage.txt").write_text("\n".join(texts))
     return status
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import arch as arch_
+import cases
 from arch import ROOT, BadInput
 
 WHEN = ("always", "slow", "never")
@@ -40,8 +41,12 @@ def parse(line, where):
 
 
 def load(path=ROOT / "ci" / "matrix"):
-    return [parse(line, f"{path}:{number}") for number, line in enumerate(path.read_text().splitlines(), 1)
-            if line.strip() and not line.startswith("#")]
+    """The cells; those that the base has nothing for are never booted."""
+    lacks = cases.lacking(os.environ.get("BASE", ""))
+    cells = [parse(line, f"{path}:{number}") for number, line in enumerate(path.read_text().splitlines(), 1)
+             if line.strip() and not line.startswith("#")]
+    return [dataclasses.replace(cell, when="never", why="this base has nothing for it") if f"{cell.arch}/{cell.mode}" in lacks else cell
+            for cell in cells]
 
 
 def chosen(cells, archs):

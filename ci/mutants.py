@@ -47,8 +47,6 @@ KILLS = (Verdict.FAIL, Verdict.TIMEOUT, Verdict.SPLAT, Verdict.LOST, Verdict.SKI
 # under the same limit; one that a mutant has hanging takes this long.  With a
 # configuration of its own, which is slower, the cases' own limits hold.
 CASE_SECONDS = 8
-# The base of the tables in results/
-DEFAULT_BASE = "v6.12"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,11 +260,12 @@ def main(argv):
     try:
         for arch, mine in found:
             lines, new = try_all(this, mine, arch)
-            table, mutants = ROOT / "results" / f"mutants-{arch.name}.txt", load_all(run.knob("BASE"))
+            table, mutants = run.results_of(run.knob("BASE")) / f"mutants-{arch.name}.txt", load_all(run.knob("BASE"))
             rows = {**earlier(table, release_of(arch), mutants), **{line.split()[0]: line for line in lines}}
             text = report(arch, rows, mutants)
             (this.directory / f"mutants-{arch.name}.txt").write_text(text)
-            if len(rows) == sum(arch.name in m.archs for m in mutants) and run.knob("BASE") == DEFAULT_BASE:
+            if len(rows) == sum(arch.name in m.archs for m in mutants):
+                table.parent.mkdir(exist_ok=True)
                 table.write_text(text)
             print("\n".join(line for line in text.splitlines() if line not in rows.values()))
             verdicts += new

@@ -155,7 +155,7 @@ def main(argv):
     releases = dict.fromkeys(mutants.release_of(arch) for arch, _ in found)
     text = "\n".join([f"plants in {' and '.join(releases)}", "", *lines]) + "\n"
     (this.directory / "plants.txt").write_text(text)
-    if len(found) == len(arch_.names()) and run.knob("BASE") == mutants.DEFAULT_BASE:
+    if len(found) == len(arch_.names()) and run.knob("BASE") == run.bases()[0]:
         (ROOT / "results" / "plants.txt").write_text(text)
     return int(unseen > 0 or not lines)
 

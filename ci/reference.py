@@ -4,7 +4,8 @@
 
 usage: reference.py RUN    (what make reference calls, with results/latest)
 
-Writes the table and what belongs to it into results/, and the README between the markers.
+Writes the table and what belongs to it into results/, of another base than the default one
+into results/BASE/, and the README between the markers.
 """
 import dataclasses
 import json
@@ -37,8 +38,12 @@ REPORT = {"mail.txt": "revision.txt", "report.html": "revision.html"}
 END = "<!-- end of table -->\n"
 
 
+# What the README shows of all bases together
+BASES = "bases"
+
+
 def begin(kind):
-    return f"<!-- table: make {kind} reference -->\n"
+    return "<!-- table: of all bases -->\n" if kind == BASES else f"<!-- table: make {kind} reference -->\n"
 
 
 def kind_of(directory):
@@ -52,6 +57,13 @@ def wanted_modes(kind):
     if kind == "profile":
         return set(profile.MODES)
     return {case.name for case in cases.load(cases.default_path(kind))}
+
+
+def base_of(directory):
+    base, = {json.loads(path.read_text())["base"] for path in directory.glob("*/meta.json")}
+    if base not in run.bases():
+        raise BadInput(f"{directory} is of {base}, which is no base of kernel-patches/")
+    return base
 
 
 def reference_text(directory, kind):
@@ -80,7 +92,28 @@ def in_readme(readme, text, kind):
     head, rest = readme.split(begin(kind))
     _, tail = rest.split(END, 1)
     indented = "".join(f"    {line}".rstrip() + "\n" for line in text.splitlines())
-    return f"{head}{begin(kind)}\n{indented}\n{KINDS[kind].picture}\n\n{END}{tail}"
+    picture = f"\n{KINDS[kind].picture}\n" if kind in KINDS else ""
+    return f"{head}{begin(kind)}\n{indented}{picture}\n{END}{tail}"
+
+
+def figures(text):
+    """{mode: {column: instructions per fault}} of a table of make bench."""
+    head, *lines = text[:text.index("\n\n")].splitlines()[1:]
+    columns = [word for word in head.split() if "/" in word]
+    ends = [head.index(word) + len(word) for word in columns]
+    return {line.split()[0]: {word: line[:end].split()[-1] for word, end in zip(columns, ends)} for line in lines}
+
+
+def bases_text():
+    """The median row of each base beside each other: what make bench has counted on each."""
+    found = {base: figures(place.read_text()) for base in run.bases()
+             if (place := run.results_of(base) / KINDS["bench"].table).exists()}
+    columns = [(column, base) for column in next(iter(next(iter(found.values())).values())) for base in found]
+    head = f"{'':26}" + "".join(f"{column:>{10 * len(found)}}" for column in dict.fromkeys(column for column, _ in columns))
+    lines = [head, f"{'':26}" + "".join(f"{base:>10}" for _, base in columns)]
+    for mode in found[run.bases()[0]]:
+        lines.append(f"{mode:26}" + "".join(f"{found[base].get(mode, {}).get(column, '-'):>10}" for column, base in columns))
+    return "\n".join(lines) + "\n"
 
 
 def copy_revision(directory):
@@ -99,16 +132,21 @@ def reference(argv):
         return copy_revision(directory)
     kind = kind_of(directory)
     text = reference_text(directory, kind)
-    (ROOT / "results" / KINDS[kind].table).write_text(text)
+    base = base_of(directory)
+    results = run.results_of(base)
+    results.mkdir(exist_ok=True)
+    (results / KINDS[kind].table).write_text(text)
     for pattern in KINDS[kind].beside:
         found = sorted(directory.glob(pattern))
         if not found:
             raise BadInput(f"{directory} has no {pattern}: make {kind} again")
         for path in found:
-            (ROOT / "results" / path.name).write_text(path.read_text())
-    if KINDS[kind].picture:
-        path = ROOT / "README.md"
-        path.write_text(in_readme(path.read_text(), text, kind))
+            (results / path.name).write_text(path.read_text())
+    readme = ROOT / "README.md"
+    if KINDS[kind].picture and base == run.bases()[0]:
+        readme.write_text(in_readme(readme.read_text(), text, kind))
+    if kind == "bench":
+        readme.write_text(in_readme(readme.read_text(), bases_text(), BASES))
     return 0
 
 

@@ -140,6 +140,17 @@ def requests(archs, kind, default_mode=False, icount=False, images=None):
                                               for name in FOR_CASES if knob(name)))
 
 
+def bases():
+    """The directories of kernel-patches/ that a kernel goes with; the default one first."""
+    default = knob("DEFAULT_BASE", "v6.12")
+    return sorted((path.parent.name for path in (ROOT / "kernel-patches").glob("*/base")), key=lambda name: (name != default, name))
+
+
+def results_of(base):
+    """Where what is committed of a base's results is."""
+    return ROOT / "results" if base == bases()[0] else ROOT / "results" / base
+
+
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -152,9 +163,10 @@ def first_line(*argv):
 def series_hash(release):
     """What the series is: a hash over its patches' content, in order.
 
-    Empty if the kernel was built from a tree with changes of its own (guest.mk names it so).
+    Empty if the kernel was built from a tree with changes of its own (guest.mk names it so), or
+    of somebody's commits.
     """
-    if release.endswith("-local"):
+    if release.endswith("-local") or knob("RANGE"):
         return ""
     total = hashlib.sha256()
     if knob("SERIES", "patched") == "patched":
@@ -176,7 +188,8 @@ def metadata(request):
         "cases": [case.name for case in request.cases],
         "arch": request.arch.name, "mode": request.mode.name, "accel": request.accel,
         "config": request.config.name, "icount": request.icount, "cpus": request.cpus,
-        "base": knob("BASE"), "series": knob("SERIES", "patched"),
+        "base": knob("BASE"), **({"kernel": knob("KERNEL"), "commits": knob("COMMITS").split()} if knob("KERNEL") else {}),
+        "series": knob("SERIES", "patched"),
         "series_sha256": series_hash(request.release), "release": request.release,
         "kernel_sha256": sha256(request.kernel), "config_sha256": sha256(near(".config")),
         "initramfs_sha256": sha256(request.initramfs),
@@ -397,8 +410,13 @@ def save_verdict(boot):
 
 def knobs_given(*more):
     """Those that are not what they are anyway, for a command line; @more: names that have no default."""
-    defaults = {**GIVEN_AGAIN, "BASE": knob("DEFAULT_BASE"), **dict.fromkeys(more, "")}
-    return [shlex.quote(f"{name}={knob(name)}") for name in defaults if knob(name) not in ("", defaults[name])]
+    defaults = {**GIVEN_AGAIN, "BASE": bases()[0], **dict.fromkeys(more, "")}
+    given = {name: knob(name) for name in defaults}
+    if knob("KERNEL"):  # where the base of the patches is another one, if none is named
+        given["BASE"], given["KERNEL"] = "" if given["BASE"] == "mainline" else given["BASE"], knob("KERNEL")
+        if knob("RANGE") and given["SERIES"] == "patched":
+            given["SERIES"] = knob("RANGE")
+    return [shlex.quote(f"{name}={value}") for name, value in given.items() if value not in ("", defaults.get(name))]
 
 
 def explain(boot, finding):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What proves the cases: the table of requirements, mutants, coverage, the base."""
 import collections
+import itertools
 import pathlib
 import re
 import tempfile
@@ -125,11 +126,11 @@ class Mutants(unittest.TestCase):
         self.assertTrue(self.judge(found, heard=())[2])
 
     def test_the_committed_tables_are_of_these_mutants(self):
-        for name in arch.names():
-            table = (arch.ROOT / "results" / f"mutants-{name}.txt").read_text().splitlines()
-            rows = dict(re.findall(rf"^(\S+) +{name}/\S+ +(\w+)", line)[0] for line in table if f" {name}/" in line)
-            wanted = {m.name: "killed" for m in mutants.load_all(mutants.DEFAULT_BASE) if name in m.archs}
-            self.assertEqual(rows, wanted, f"results/mutants-{name}.txt is of other mutants: make check-mutants ARCH={name}")
+        for base, name in itertools.product(run.bases(), arch.names()):
+            path = run.results_of(base) / f"mutants-{name}.txt"
+            rows = dict(re.findall(rf"^(\S+) +{name}/\S+ +(\w+)", line)[0] for line in path.read_text().splitlines() if f" {name}/" in line)
+            wanted = {m.name: "killed" for m in mutants.load_all(base) if name in m.archs}
+            self.assertEqual(rows, wanted, f"{path} is of other mutants: make check-mutants ARCH={name} BASE={base}")
 
     def test_a_broken_trial_is_no_kill(self):
         found = [Finding(Verdict.HARNESS, "", "asked for release=1", "tests.ktap")]

@@ -19,8 +19,9 @@ tools    := $(abspath $(OUT)/$(or $(TOOLS),patched)/linux)
 objects  := $(tree)/out-$(ARCH)$(CONFIG:%=-%)
 image    := $(dir)/$(ARCH)$(CONFIG:%=-%)
 progs    := $(OUT)/programs$(TOOLS:%=-%)/$(ARCH)
-fragments := $(wildcard guest-images/kernel.config guest-images/$(ARCH).config \
-	$(CONFIG:%=guest-images/%.config) $(CONFIG:%=guest-images/$(ARCH)-%.config))
+# What all bases want, then what this one calls otherwise
+fragments := $(wildcard $(foreach d,guest-images kernel-patches/$(BASE),$d/kernel.config $d/$(ARCH).config \
+	$(CONFIG:%=$d/%.config) $(CONFIG:%=$d/$(ARCH)-%.config)))
 
 # CROSS_COMPILE is for the architecture that is not the host's.
 host     := $(shell uname -m)
@@ -64,9 +65,9 @@ step = /usr/bin/python3 ci/step.py $(if $(filter 1,$(V)),--verbose) "$(ARCH) $(S
 case_files := selftests/cases bench/cases bench/scale
 # The first word of each command that runs on this architecture
 wanted   := $(sort $(shell awk '/^[^\#]/ { if ("," $$2 ~ /,(all|$(ARCH))/) print $$5 }' $(case_files)))
-sources  := $(foreach p,$(wanted),$(firstword $(wildcard selftests/$p.c bench/$p.c \
-	$(tools)/tools/testing/selftests/kvm/$p.c $(tools)/tools/testing/selftests/kvm/$(kvm_tests)/$p.c)))
 kvm_dir  := $(tools)/tools/testing/selftests/kvm
+own_dir  := $(notdir $(firstword $(wildcard $(kvm_tests:%=$(kvm_dir)/%))))
+sources  := $(foreach p,$(wanted),$(firstword $(wildcard selftests/$p.c bench/$p.c $(kvm_dir)/$p.c $(kvm_dir)/$(own_dir)/$p.c)))
 # Ours are given by name alone and found by VPATH; the tree's by path within it.
 ours     := $(basename $(notdir $(filter-out $(kvm_dir)/%,$(sources))))
 theirs   := $(basename $(patsubst $(kvm_dir)/%,%,$(filter $(kvm_dir)/%,$(sources))))
@@ -120,7 +121,7 @@ $(headers)/linux/kvm.h: $(tools)/.git/applied $(tools)/include/uapi/linux/kvm.h 
 kselftest = env $(ccache) $1 $(MAKE) $(jobs) -C $(kvm_dir) OUTPUT=$(abspath $(progs)) \
 	abs_objdir=$(abspath $(progs)) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
 	CC="ccache $(compiler)" LDFLAGS=-static KHDR_INCLUDES="-isystem $(abspath $(headers))" \
-	EXTRA_CFLAGS="-DDEBUG -I$(abspath selftests) -I$(abspath bench) -Iinclude/$(kvm_tests)" $(addprefix $(abspath $(progs))/,$2)
+	EXTRA_CFLAGS="-DDEBUG -I$(abspath selftests) -I$(abspath bench) -Iinclude/$(own_dir)" $(addprefix $(abspath $(progs))/,$2)
 
 # ccache names an object relative to the source in the file of its dependencies, where make
 # looks for it by its path: put that there.

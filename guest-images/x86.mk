@@ -6,8 +6,8 @@ kernel_arch  = x86
 kernel_image = arch/x86/boot/bzImage
 cross        = x86_64-linux-gnu-
 deb_arch     = amd64
-# Where this architecture's own tests are in the KVM selftests
-kvm_tests    = x86_64
+# Where this architecture's own tests are, or were, in the KVM selftests
+kvm_tests    = x86 x86_64
 
 # The machine, L1.  EPYC: TCG emulates SVM but not VMX, so it takes a model of AMD's, and
 # one with nested paging.  check=off: be quiet about what else EPYC has and TCG lacks.

@@ -119,6 +119,9 @@ uint64_t fetch_code(uint64_t gpa);
 /* Put every page into the page cache through the alias, mapped nowhere else. */
 void fill_page_cache(struct test_vm *t);
 
+/* Run this thread on that CPU alone. */
+void pin_to_cpu(int cpu);
+
 /* Make the vCPU's next run do one access at byte @offset of the slot. */
 void request(struct test_vm *t, int vcpu, enum access access, uint64_t offset);
 /* The same for @count pages in a row; the run returns the sum of what they gave. */

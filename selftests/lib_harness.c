@@ -3,12 +3,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "harness.h"
+#include "kvm_compat.h"
 #include "ucall_common.h"
 
 /* --- the guest: do the access that the host asked for, report, repeat --- */
@@ -112,6 +114,7 @@ struct test_vm test_vm_create_as(const struct test_vm_config *c)
 	if (c->backing == VM_MEM_SRC_ANONYMOUS_THP)
 		t.granule = t.page_size;
 
+	disable_default_vgic();
 	t.vm = __vm_create(c->mode ? shape : VM_SHAPE_DEFAULT, c->vcpus, EXTRA_PAGES + c->pages);
 	if (c->setup)
 		c->setup(t.vm);
@@ -165,6 +168,15 @@ void fill_page_cache(struct test_vm *t)
 
 /* --- running --- */
 
+void pin_to_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	TEST_ASSERT(!sched_setaffinity(0, sizeof(set), &set), "there should be a CPU %d to run on", cpu);
+}
+
 void request(struct test_vm *t, int vcpu, enum access access, uint64_t offset)
 {
 	request_pages(t, vcpu, access, offset, 1);
@@ -172,7 +184,7 @@ void request(struct test_vm *t, int vcpu, enum access access, uint64_t offset)
 
 static void send_request(struct test_vm *t, int vcpu, struct guest_request r)
 {
-	memcpy(addr_gva2hva(t->vm, (vm_vaddr_t)&requests[vcpu]), &r, sizeof(r));
+	memcpy(addr_gva2hva(t->vm, (uintptr_t)&requests[vcpu]), &r, sizeof(r));
 }
 
 void request_pages(struct test_vm *t, int vcpu, enum access access, uint64_t offset, size_t count)
@@ -234,10 +246,11 @@ uint64_t completion(struct test_vm *t, int vcpu)
 {
 	struct kvm_vcpu *v = t->vcpus[vcpu];
 	struct ucall uc;
+	uint64_t cmd = get_ucall(v, &uc);
 
-	TEST_ASSERT(get_ucall(v, &uc) == UCALL_SYNC,
-		    "the guest should report its access, not %lu, exit reason %s%s", uc.cmd,
-		    exit_reason_str(v->run->exit_reason), uc.cmd == UCALL_ABORT ? (char *)uc.buffer : "");
+	TEST_ASSERT(cmd == UCALL_SYNC,
+		    "the guest should report its access, not %lu, exit reason %s%s", cmd,
+		    exit_reason_str(v->run->exit_reason), cmd == UCALL_ABORT ? (char *)uc.buffer : "");
 	return uc.args[1];
 }
 

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "harness.h"
+#include "kvm_compat.h"
 
 #define FLAG	KVM_MEM_ABSENT_MAPPING_FAULT
 #define PAGES	32
@@ -89,7 +90,6 @@ CASE(page_walk_waits)
 }
 
 #ifdef __x86_64__
-#include "svm_util.h"
 
 /* --- a nested guest --- */
 
@@ -147,8 +147,8 @@ static uint64_t guest_run_nested(uint64_t gva)
 	struct vmcb *vmcb = nested.svm->vmcb;
 
 	nested.gva = gva;
-	generic_svm_setup(nested.svm, nested_main, &stack[500]);
-	vmcb->control.nested_ctl |= 1;
+	setup_svm(nested.svm, nested_main, &stack[500]);
+	enable_nested_paging(&vmcb->control);
 	vmcb->control.nested_cr3 = nested.npt;
 	run_guest(vmcb, nested.svm->vmcb_gpa);
 	GUEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
@@ -159,13 +159,13 @@ static uint64_t guest_run_nested(uint64_t gva)
 CASE(nested_guest)
 {
 	struct test_vm t;
-	vm_vaddr_t svm;
+	guest_address_t svm;
 
 	REQUIRE_FLAG();
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
 	t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, FLAG);
 	vcpu_alloc_svm(t.vm, &svm);
-	nested.svm = (struct svm_test_data *)svm;
+	nested.svm = (struct svm_test_data *)(uintptr_t)svm;
 	nested.npt = build_npt(&t);
 	sync_global_to_guest(t.vm, nested);
 	fill_page_cache(&t);
@@ -241,7 +241,7 @@ static void check_guest_pages(enum vm_guest_mode mode, unsigned int tg0)
 	REQUIRE_FLAG();
 	t = test_vm_create_as(&(struct test_vm_config){ .vcpus = 1, .backing = VM_MEM_SRC_SHMEM,
 		.pages = PAGES, .flags = FLAG, .mode = mode });
-	vcpu_get_reg(t.vcpus[0], KVM_ARM64_SYS_REG(SYS_TCR_EL1), &tcr);
+	TEST_ASSERT(!__vcpu_get_reg(t.vcpus[0], KVM_ARM64_SYS_REG(SYS_TCR_EL1), &tcr), "TCR_EL1 should be readable");
 	TEST_ASSERT((tcr >> 14 & 3) == tg0, "the guest's granule should be %u, TCR_EL1 is 0x%lx", tg0, tcr);
 	fill_page_cache(&t);
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);

@@ -5,7 +5,9 @@
  */
 #include <errno.h>
 #include <linux/kvm.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "harness.h"
 
@@ -172,5 +174,26 @@ CASE(flag_guest_memfd)
 		    errno == EINVAL, "the v1 ioctl should refuse guest_memfd, errno %d", errno);
 	close(memfd);
 	kvm_vm_free(vm);
+}
+#endif
+
+/* Only headers that know protected VMs know the name of their type. */
+#ifdef KVM_VM_TYPE_ARM_PROTECTED
+/* A protected VM's memory is pinned when it is accessed: it has no such slots, and says so. */
+CASE(flag_protected_vm)
+{
+	int kvm = open_kvm_dev_path_or_exit();
+	/* The library has no room for that type; of the VM, all that is used below is this. */
+	struct kvm_vm vm = { .fd = ioctl(kvm, KVM_CREATE_VM, KVM_VM_TYPE_ARM_PROTECTED) };
+
+	REQUIRE_FLAG();
+	TEST_ASSERT(vm.fd >= 0, "creating a protected VM should work, errno %d", errno);
+	TEST_ASSERT(ioctl(vm.fd, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_FAULT_NOWAIT) == 0,
+		    "a protected VM should not have the capability");
+	expect(&vm, V2, 0, 0);
+	expect(&vm, V2, FLAG, -EPERM);
+	expect(&vm, V1, FLAG, -EPERM);
+	close(vm.fd);
+	close(kvm);
 }
 #endif

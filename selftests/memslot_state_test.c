@@ -552,3 +552,35 @@ CASE(huge_mapping)
 	TEST_ASSERT(exits < pages / 8, "%zu pages of one huge page took %lu exits", pages, exits);
 	test_vm_free(&t);
 }
+
+/* Only headers that know guest_memfd as shared memory know its flags. */
+#ifdef GUEST_MEMFD_FLAG_MMAP
+/* What guest_memfd provides is not looked up in userspace's mappings: nothing for the flag to decide. */
+CASE(state_guest_memfd)
+{
+	struct test_vm t;
+	char *mapping;
+	size_t size;
+	int memfd;
+
+	REQUIRE_FLAG();
+	t = test_vm_create(1, VM_MEM_SRC_ANONYMOUS, PAGES, 0);
+	size = t.pages * t.page_size;
+	memfd = vm_create_guest_memfd(t.vm, size, GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED);
+	t.alias = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+	mapping = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+	TEST_ASSERT(t.alias != MAP_FAILED && mapping != MAP_FAILED, "guest_memfd should be mappable, errno %d", errno);
+	fill_page_cache(&t);
+	vm_set_user_memory_region(t.vm, TEST_SLOT, 0, TEST_GPA, 0, NULL);
+	TEST_ASSERT(!__vm_set_user_memory_region2(t.vm, TEST_SLOT, FLAG | KVM_MEM_GUEST_MEMFD, TEST_GPA,
+						  size, mapping, memfd, 0), "creating the slot should work, errno %d", errno);
+	t.hva = mapping;
+	access_completes(&t, ACCESS_READ, 0);
+	access_completes(&t, ACCESS_WRITE, 1);
+	access_completes(&t, ACCESS_FETCH, 2);
+	munmap(mapping, size);
+	munmap(t.alias, size);
+	close(memfd);
+	test_vm_free(&t);
+}
+#endif

@@ -81,7 +81,7 @@ static unsigned long interrupts_on(int cpu)
 /* KVM_RUN until the guest has something to say; userspace is told of each change of the line. */
 static uint64_t run_on(struct test_vm *t, int vcpu, int cpu)
 {
-	kvm_pin_this_task_to_pcpu(cpu);
+	pin_to_cpu(cpu);
 	return run_to_completion(t, vcpu);
 }
 
@@ -100,7 +100,7 @@ static void fires_on(struct test_vm *t, int vcpu, int cpu)
 
 	set_interrupted(t, false);
 	request_call(t, vcpu, guest_start, 0);
-	kvm_pin_this_task_to_pcpu(cpu);
+	pin_to_cpu(cpu);
 	do {
 		r = __vcpu_run(t->vcpus[vcpu]);
 	} while (r && errno == EINTR && !is_pending(t, vcpu));
