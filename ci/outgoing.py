@@ -24,7 +24,9 @@ from arch import ROOT, BadInput
 from git import git
 
 KVM = pathlib.PurePath("tools/testing/selftests/kvm")
-DIRECTORIES = {"x86": "x86_64", "arm64": "aarch64"}
+# Where the rules are: the last of these that a tree has
+MAKEFILES = ("Makefile", "Makefile.kvm")
+HEADERS = ("harness.h", "kvm_compat.h")
 # Of selftests/: has main(), which nothing else of the kernel's library may have
 MAIN = "lib_case.c"
 SUBJECT = "KVM: selftests: Test memslots with KVM_MEM_ABSENT_MAPPING_FAULT"
@@ -64,17 +66,27 @@ def after(text, pattern, lines):
     """The text with lines of ours behind the last of a block of the same kind."""
     place = re.search(rf"(?:^{pattern} .*\n)+", text, re.MULTILINE)
     if not place:
-        raise BadInput(f"{KVM}/Makefile has no {pattern}")
+        raise BadInput(f"the Makefile of {KVM} has no {pattern}")
     return text[:place.end()] + "".join(f"{line}\n" for line in lines) + text[place.end():]
+
+
+def directory_of(name, makefile):
+    """What this tree calls an architecture's tests: the variables of its Makefile are named after it."""
+    facts = arch_.read_facts(ROOT / "guest-images" / f"{name}.mk")
+    found = [word for word in facts["kvm_tests"].split() if re.search(rf"^LIBKVM_{word} ", makefile, re.MULTILINE)]
+    if not found:
+        raise BadInput(f"{KVM} knows none of {facts['kvm_tests']}")
+    return found[0]
 
 
 def makefile_with(text, programs):
     """The selftests' Makefile with our library and programs: only where the library has an architecture's code."""
-    for name, directory in DIRECTORIES.items():
+    for name in arch_.names():
+        directory = directory_of(name, text)
         text = after(text, f"LIBKVM_{directory} \\+=", [f"LIBKVM_{directory} += lib/{in_tree(path.name)}" for path in libraries()])
         text = after(text, f"TEST_GEN_PROGS_{directory} \\+?=", [
             f"TEST_GEN_PROGS_EXTENDED_{directory} += {program}" for program, archs in sorted(programs.items()) if name in archs])
-    return after(text, "TEST_GEN_PROGS_aarch64 \\+?=", ["TEST_PROGS_EXTENDED += memslot_tests.sh", "TEST_FILES += memslot_cases"])
+    return after(text, f"TEST_GEN_PROGS_{directory_of('arm64', text)} \\+?=", ["TEST_PROGS_EXTENDED += memslot_tests.sh", "TEST_FILES += memslot_cases"])
 
 
 def libraries():
@@ -84,11 +96,13 @@ def libraries():
 
 def in_tree(name):
     """What a file of selftests/ is called among the kernel's."""
-    return {"harness.h": "memslot_harness.h", MAIN: "memslot_main.h"}.get(name, name.replace("lib_", "memslot_"))
+    return {"harness.h": "memslot_harness.h", "kvm_compat.h": "memslot_compat.h", MAIN: "memslot_main.h"}.get(name, name.replace("lib_", "memslot_"))
 
 
 def text_in_tree(path, program=False):
-    text = path.read_text().replace('#include "harness.h"', f'#include "{in_tree("harness.h")}"')
+    text = path.read_text()
+    for name in HEADERS:
+        text = text.replace(f'#include "{name}"', f'#include "{in_tree(name)}"')
     return text + f'\n#include "{in_tree(MAIN)}"\n' * program
 
 
@@ -97,25 +111,32 @@ def add_tests(tree):
     kvm, programs, ours = tree / KVM, our_programs(), ROOT / "selftests"
     new = {f"{program}.c": text_in_tree(ours / f"{program}.c", True) for program in programs}
     new |= {f"lib/{in_tree(path.name)}": text_in_tree(path) for path in libraries()}
-    new |= {f"include/{in_tree(name)}": text_in_tree(ours / name) for name in ("harness.h", MAIN)}
+    new |= {f"include/{in_tree(name)}": text_in_tree(ours / name) for name in (*HEADERS, MAIN)}
+    makefile = next(name for name in reversed(MAKEFILES) if (kvm / name).exists())
     new |= {"memslot_tests.sh": (ROOT / "bench" / "dist" / "run-tests").read_text(), "memslot_cases": case_lines(),
             ".gitignore": (kvm / ".gitignore").read_text() + "!memslot_cases\n",
-            "Makefile": makefile_with((kvm / "Makefile").read_text(), programs)}
+            makefile: makefile_with((kvm / makefile).read_text(), programs)}
     for name, text in new.items():
         (kvm / name).write_text(text)
     (kvm / "memslot_tests.sh").chmod(0o755)
     return {str(KVM / name) for name in new}
 
 
+def table(name):
+    """(what results/ has of this base, "") or (what it has of the default one, " on that")."""
+    path, default = run.results_of(run.knob("BASE")) / name, run.bases()[0]
+    return (path.read_text(), "") if path.exists() else ((run.results_of(default) / name).read_text(), f" on {default}")
+
+
 def figures():
     """The tables that the cover letter quotes, with where they come from."""
-    scaling, reference = ((ROOT / "results" / name).read_text() for name in ("scaling.txt", "reference.txt"))
+    (scaling, of_scaling), (reference, of_reference) = (table(name) for name in ("scaling.txt", "reference.txt"))
     parts = ["Measured under emulation (QEMU's TCG); none of it is a time.\n\n"
-             "Exact count of instructions: a fault with the flag that the vCPU's thread\nresolves by UFFDIO_COPY (fast_missing) or "
+             f"Exact count of instructions{of_reference}: a fault with the flag that the vCPU's thread\nresolves by UFFDIO_COPY (fast_missing) or "
              "UFFDIO_CONTINUE (fast_minor),\ncompared with the sum of an empty exit to userspace, the ioctl, and a fault\n"
              "that KVM resolves alone, each measured by itself:\n\n" +
              "\n".join(re.sub(r"\(.* = (\d+)\)", r"that sum (\1)", line) for line in MERIT.findall(reference)),
-             "Lockstep model of serialisation (no caches, no coherence): pages per million\ninstructions of critical path, MINOR faults; "
+             f"Lockstep model of serialisation{of_scaling} (no caches, no coherence): pages per million\ninstructions of critical path, MINOR faults; "
              "without the flag there is one\nuserfaultfd, with as many readers as vCPUs, or one per vCPU (sharded)."]
     for section in re.split(r"^(?=\S+: pages per million)", scaling, flags=re.MULTILINE)[1:]:
         rows = [f"  {n:>5} {without:>8} {with_:>8} {ratio:>8} {sharded:>12}" for n, without, with_, ratio, sharded in ROW.findall(section)]

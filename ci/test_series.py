@@ -12,7 +12,7 @@ from arch import ROOT
 APPLY = str(ROOT / "kernel-patches" / "apply")
 
 
-class Series(unittest.TestCase):
+class Fixture(unittest.TestCase):
     """A kernel of one file, and a series of two patches, made with the real tools."""
 
     def setUp(self):
@@ -57,6 +57,8 @@ class Series(unittest.TestCase):
     def file(self):
         return (self.root / "tree" / "file").read_text()
 
+
+class Series(Fixture):
     def test_base_and_patched(self):
         self.assertEqual(self.apply("base"), (0, ""))
         self.assertNotIn("three", self.file())
@@ -160,6 +162,132 @@ class Series(unittest.TestCase):
         self.assertEqual(self.file(), "mine\n")
 
 
+class Kernel(Fixture):
+    """Somebody's git tree, which has two commits that the series does not know of."""
+
+    def make_tarball(self):
+        super().make_tarball()
+        self.sh("mkdir -p linux/virt/kvm && touch linux/virt/kvm/kvm_main.c")
+
+    def make_patches(self):
+        super().make_patches()
+        self.sh("git clone -q linux mine && cd mine && git checkout -q base && echo a > a && git add a && git commit -qm a &&"
+                "sed -i s/^15$/fifteen/ file && git commit -qam b && git tag -f base HEAD")
+        self.git.update(KERNEL=str(self.root / "mine"))
+        self.before = self.everything()
+
+    def everything(self):
+        """The state of the tree that must not change."""
+        return subprocess.run("git for-each-ref; git status --porcelain; cat file; find .git -newer file -name '*.lock'; ls .git/worktrees",
+                              shell=True, cwd=self.root / "mine", capture_output=True, text=True, env=self.git).stdout
+
+    def tearDown(self):
+        self.assertEqual(self.everything(), self.before)
+
+    def commit(self, name):
+        return subprocess.run(["git", "-C", str(self.root / "tree"), "rev-parse", name], capture_output=True, text=True, check=True).stdout.strip()
+
+    def test_on_top_of_its_head(self):
+        self.assertEqual(self.apply(), (0, ""))
+        for word in ("three", "nine", "fifteen"):
+            self.assertIn(word, self.file())
+        self.assertEqual(self.apply("base"), (0, ""))
+        self.assertNotIn("three", self.file())
+
+    def test_its_own_commits(self):
+        self.git["RANGE"] = "HEAD~2..HEAD~1"
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertTrue((self.root / "tree" / "a").exists())
+        self.assertNotIn("fifteen", self.file())
+        self.assertNotIn("three", self.file())
+        self.assertEqual(self.commit("origin/base..HEAD").count("\n"), 1)
+        self.assertEqual(self.apply("base"), (0, ""))
+        self.assertFalse((self.root / "tree" / "a").exists())
+
+    def test_bad_ranges(self):
+        for given, words in (("HEAD~2...HEAD", "two dots"), ("nothing..HEAD", "has no commit 'nothing'"),
+                             ("HEAD..HEAD", "holds no commits"), ("HEAD..HEAD~1", "is no ancestor of")):
+            self.git["RANGE"] = given
+            self.refuse(words)
+
+    def test_a_conflict_is_left_for_a_person(self):
+        text = self.patch(2).read_text()
+        self.patch(2).write_text(text.replace("-9\n", "-8\n"))
+        err = self.refuse(r"0002-.*\.patch does not apply to .*mine at .*git am waits in .*tree")
+        self.assertIn("patch failed: file:", err)
+        self.assertTrue((self.root / "tree" / ".git" / "rebase-apply").is_dir())
+        self.refuse("git am still waits in .*tree")
+        self.sh("cd tree && git am --abort")
+        self.patch(2).write_text(text)
+        self.assertEqual(self.apply(), (0, ""))
+
+    def test_another_tree_in_its_place(self):
+        self.assertEqual(self.apply(), (0, ""))
+        self.git["KERNEL"] = str(self.root / "linux")
+        self.sh("cd linux && git checkout -q base")
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertNotIn("fifteen", self.file())
+
+    def test_a_worktree_that_is_shallow(self):
+        self.sh("git clone -q --depth 1 file://$PWD/mine shallow && cd shallow && git worktree add -q ../beside")
+        self.git["KERNEL"] = str(self.root / "beside")
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertIn("fifteen", self.file())
+
+    def test_what_is_not_committed_is_not_built(self):
+        self.sh("cd mine && sed -i s/^15$/XV/ file && sed -i s/fifteen/XV/ file")
+        self.before = self.everything()
+        status, err = self.apply()
+        self.assertEqual(status, 0, err)
+        self.assertIn("not committed", err)
+        self.assertIn("fifteen", self.file())
+
+    def test_not_a_tree(self):
+        for path, words in (("cache", "is not a git tree"), ("bare", "is not a tree of Linux")):
+            self.sh("mkdir -p cache; git init -q bare; cd bare; git commit -q --allow-empty -m a")
+            self.git["KERNEL"] = str(self.root / path)
+            self.refuse(words)
+
+
+class Fetch(unittest.TestCase):
+    """A package that is not installed, with a stand-in for apt-get."""
+
+    def fetch(self, script, package="linux-source-9.9"):
+        with tempfile.TemporaryDirectory() as directory:
+            root = pathlib.Path(directory)
+            (root / "bin").mkdir()
+            (root / "bin" / "apt-get").write_text('#!/bin/sh\ncase "$*" in *indextargets*) echo http://mirror/debian/; exit ;; esac\n' + script)
+            (root / "bin" / "apt-get").chmod(0o755)
+            done = subprocess.run([str(ROOT / "kernel-patches" / "fetch"), package, "sid", str(root / "cache")], capture_output=True,
+                                  text=True, env={**os.environ, "PATH": f"{root}/bin:{os.environ['PATH']}"})
+            left = [path.name for path in (root / "cache" / "packages").iterdir()]
+            made = done.stdout and pathlib.Path(done.stdout.strip()).read_text()
+        return done.returncode, done.stderr.splitlines()[-1], left, made
+
+    def refuse(self, words, script):
+        status, said, left, _ = self.fetch(script)
+        self.assertEqual(status, 2)
+        self.assertRegex(said, words)
+        self.assertEqual(left, [])
+
+    def test_a_package_that_has_gone(self):
+        self.refuse("sid has no linux-source-9.9 any more.*this base has moved on.*README",
+                    'case "$*" in *download*) echo "E: Unable to locate package linux-source-9.9"; exit 100 ;; esac\n')
+
+    def test_no_network(self):
+        self.refuse("no list of packages of sid: E: could not resolve", 'echo "E: could not resolve"; exit 100\n')
+
+    def test_a_download_that_breaks_off(self):
+        self.refuse("cannot download linux-source-9.9: E: connection", 'case "$*" in *download*) echo "E: connection"; exit 100 ;; esac\n')
+
+    def test_what_is_fetched_is_kept(self):
+        build = ('case "$*" in *download*)\nmkdir -p p/DEBIAN p/usr/src && echo source > p/usr/src/linux-source-9.9.tar.xz &&\n'
+                 'printf "Package: linux-source-9.9\\nVersion: 9.9.1-1\\nArchitecture: all\\nMaintainer: a <a@localhost>\\nDescription: a\\n" > p/DEBIAN/control &&\n'
+                 'dpkg-deb -b p linux-source-9.9_9.9.1-1_all.deb ;; esac\n')
+        self.assertEqual(self.fetch(build)[0::2], (0, ["linux-source-9.9_9.9.1-1"]))
+        self.assertEqual(self.fetch(build)[3], "source\n")
+
+
 class Make(unittest.TestCase):
     """One line on stderr, a non-zero exit, and nothing built."""
 
@@ -186,6 +314,12 @@ class Make(unittest.TestCase):
 
     def test_unknown_config(self):
         self.refuse("unknown CONFIG=huge", "images", "CONFIG=huge")
+
+    def test_a_range_without_a_tree(self):
+        self.refuse("unknown SERIES=HEAD~2..HEAD; choose", "check", "SERIES=HEAD~2..HEAD")
+
+    def test_somebodys_tree_is_not_for_our_own_series(self):
+        self.refuse("KERNEL= is for check, bench", "check-mutants", f"KERNEL={ROOT}")
 
     def test_missing_cross_compiler(self):
         for arch in ("arm64", "x86"):

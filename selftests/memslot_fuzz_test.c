@@ -49,15 +49,18 @@ struct op {
 };
 
 static int spaces;
+static bool has_guest_memfd;	/* slots may have one; no such slot is ever created here */
 
-/* The order matters only in that overlap is looked at last: the rest is all EINVAL. */
+/* The order matters only in that overlap is looked at after all this, which is EINVAL. */
 static bool is_invalid(const struct op *op)
 {
-	const uint32_t known = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY | FLAG;
+	const uint32_t memfd = has_guest_memfd && op->version == V2 ? KVM_MEM_GUEST_MEMFD : 0;
+	const uint32_t known = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY | FLAG | memfd;
 	const uint64_t offset = getpagesize() - 1;
 
 	return (op->flags & ~known) ||
 	       ((op->flags & FLAG) && (op->flags & KVM_MEM_READONLY)) ||
+	       ((op->flags & memfd) && (op->flags & (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY))) ||
 	       (op->size & offset) || (op->gpa & offset) || (op->hva & offset) ||
 	       op->space >= spaces;
 }
@@ -84,7 +87,8 @@ static int predict(const struct op *op)
 	if (!s->size && !op->size)
 		return -EINVAL;
 	if (s->size && op->size) {
-		if (op->size != s->size || op->hva != s->hva || ((op->flags ^ s->flags) & KVM_MEM_READONLY))
+		if (op->size != s->size || op->hva != s->hva ||
+		    ((op->flags ^ s->flags) & (KVM_MEM_READONLY | KVM_MEM_GUEST_MEMFD)))
 			return -EINVAL;
 		if (op->gpa == s->gpa) {
 			s->flags = op->flags;
@@ -93,6 +97,8 @@ static int predict(const struct op *op)
 	}
 	if (op->size && overlaps(op))
 		return -EEXIST;
+	if (op->size && (op->flags & KVM_MEM_GUEST_MEMFD))
+		return -EBADF;
 	*s = new;
 	return 0;
 }
@@ -149,6 +155,7 @@ static int call(struct test_vm *t, const struct op *op)
 	struct kvm_userspace_memory_region2 region = {
 		.slot = op->space << 16 | (TEST_SLOT + op->slot), .flags = op->flags,
 		.guest_phys_addr = op->gpa, .memory_size = op->size, .userspace_addr = op->hva,
+		.guest_memfd = -1,
 	};
 
 	/* The first version's structure is the head of the second's. */
@@ -343,6 +350,7 @@ CASE(fuzz_memslots)
 	spaces = kvm_check_cap(KVM_CAP_MULTI_ADDRESS_SPACE) ?: 1;
 	random_state = parameter("seed", 1) * 0x9e3779b97f4a7c15ull | 1;
 	t = test_vm_create(VCPUS + 1, VM_MEM_SRC_SHMEM, PAGES, 0);
+	has_guest_memfd = vm_check_cap(t.vm, KVM_CAP_GUEST_MEMFD);
 	accessors[CHECKER] = (struct accessor){ .t = &t, .vcpu = CHECKER };
 	for (i = 0; i < PAGES; i++)
 		*(uint64_t *)page_hva(&t, i) = MAGIC << 16 | i;
