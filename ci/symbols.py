@@ -16,6 +16,10 @@ class Symbols:
             raise BadInput(f"{self.path} has no {name}: this kernel lacks it")
         return self.by_name[name]
 
+    def first(self, names):
+        """The first of these that there is, or None."""
+        return next((name for name in names if name in self.by_name), None)
+
     def end(self, name):
         """Where the next symbol begins."""
         at = bisect.bisect_right(self.addresses, self.address(name))

@@ -29,12 +29,14 @@ class Timeline(unittest.TestCase):
 
     def test_points(self):
         points = timeline.load_points("x86", "npt")
-        self.assertEqual(points["enter"], "__svm_vcpu_run")
+        self.assertEqual(points["enter"], ["__svm_vcpu_run"])
         self.assertEqual(timeline.load_points("arm64", "nvhe"), {})
-        system_map = self.path("\n".join(f"{0x1000 + 16 * i:x} T {f}" for i, f in enumerate(points.values())))
+        system_map = self.path("\n".join(f"{0x1000 + 16 * i:x} T {f}" for i, (f, *_) in enumerate(points.values())))
         self.assertEqual(timeline.plugin_arguments(points, system_map)[:2], ("enter=1000:1010", "at=run:1010"))
         with self.assertRaisesRegex(arch.BadInput, "functions that this kernel lacks"):
             timeline.plugin_arguments(points, self.path("1000 T __svm_vcpu_run\n"))
+        either = {"enter": ["gone", "__svm_vcpu_run"], "lookup": ["gone", "kvm_arch_vcpu_ioctl_run"]}
+        self.assertEqual(timeline.plugin_arguments(either, system_map), ("enter=1000:1010", "at=lookup:1010"))
 
     def test_every_architecture_has_the_same_points(self):
         points = {tuple(timeline.load_points(name, arch.load(name).modes[0].name)) for name in arch.names()}

@@ -32,7 +32,7 @@ KINDS = {"the guest": ("page", "guest"), "entry of the kernel": ("kernel",), "fa
 
 
 def load_points(arch, mode, path=ROOT / "bench" / "points"):
-    """{name: function} for a mode of an architecture; empty if it has no "enter"."""
+    """{name: functions} for a mode of an architecture; empty if it has no "enter"."""
     points = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
         fields = line.split()
@@ -41,18 +41,20 @@ def load_points(arch, mode, path=ROOT / "bench" / "points"):
         if len(fields) != 3:
             raise BadInput(f"{path}:{number}: want name, architecture or all, function")
         if fields[1] in ("all", arch, f"{arch}/{mode}"):
-            points[fields[0]] = fields[2]
+            points[fields[0]] = fields[2].split(",")
     return points if "enter" in points else {}
 
 
 def plugin_arguments(points, system_map):
     """The plugin's arguments: where the functions are, by the kernel's System.map."""
-    symbols, enter = Symbols(system_map), points["enter"]
-    missing = [f for f in points.values() if f not in symbols.by_name]
+    symbols = Symbols(system_map)
+    missing = [" or ".join(names) for names in points.values() if not symbols.first(names)]
     if missing:
         raise BadInput(f"{system_map} has no {', '.join(missing)}: bench/points names functions that this kernel lacks")
+    found = {name: symbols.first(names) for name, names in points.items()}
+    enter = found.pop("enter")
     return (f"enter={symbols.address(enter):x}:{symbols.end(enter):x}",
-            *(f"at={name}:{symbols.address(function):x}" for name, function in points.items() if name != "enter"))
+            *(f"at={name}:{symbols.address(function):x}" for name, function in found.items()))
 
 
 def timed_parts(path):
