@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """A revision, from a series of patches to what is said of it; the statistics."""
+import contextlib
 import email
+import io
 import json
 import mailbox
 import pathlib
@@ -414,7 +416,8 @@ class Statistics(unittest.TestCase):
         shop.block = lambda arch, images, *key: kept.setdefault(key[:3:2], [blocks[key[2] - 1]])
         shop.forget_block = lambda arch, images, vcpus, modes, number: kept.pop((vcpus, number))
         judge = revision.Judge([], shop, types.SimpleNamespace(patches=[1]))
-        judge.judge_rates(types.SimpleNamespace(name="x86"), [perf.Rate("fast_minor", 4, 2)])
+        with contextlib.redirect_stdout(io.StringIO()):
+            judge.judge_rates(types.SimpleNamespace(name="x86"), [perf.Rate("fast_minor", 4, 2)])
         return [check.status for check in judge.checks]
 
     def test_what_was_disturbed_is_measured_again(self):

@@ -229,7 +229,7 @@ class Kernel(Fixture):
         self.assertNotIn("fifteen", self.file())
 
     def test_a_worktree_that_is_shallow(self):
-        self.sh("git clone -q --depth 1 file://$PWD/mine shallow && cd shallow && git worktree add -q ../beside")
+        self.sh("git -c advice.detachedHead=false clone -q --depth 1 file://$PWD/mine shallow && cd shallow && git worktree add -q ../beside")
         self.git["KERNEL"] = str(self.root / "beside")
         self.assertEqual(self.apply(), (0, ""))
         self.assertIn("fifteen", self.file())
