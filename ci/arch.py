@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """An architecture, as the facts in guest-images/NAME.mk."""
 import dataclasses
+import os
 import pathlib
 import re
 
@@ -70,6 +71,12 @@ def read_facts(path):
         elif line and not line.startswith("#"):
             raise BadInput(f"{path}:{number}: neither a comment nor \"name = value\": {line}")
     return facts
+
+
+def bases():
+    """The directories of kernel-patches/ that a kernel goes with; the default one first."""
+    default = os.environ.get("DEFAULT_BASE") or "v6.12"
+    return sorted((path.parent.name for path in (ROOT / "kernel-patches").glob("*/base")), key=lambda name: (name != default, name))
 
 
 def names(root=ROOT):

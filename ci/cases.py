@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 
-from arch import ROOT, BadInput, read_facts
+from arch import ROOT, BadInput, bases, read_facts
 from arch import load as load_arch
 from arch import names as arch_names
 
@@ -58,9 +58,9 @@ def load(path):
     return found
 
 
-def lacking(base):
-    """Names of cases and of architecture/modes that a base has nothing for, as its file says."""
-    facts = read_facts(ROOT / "kernel-patches" / base / "base") if base else {}
+def lacking():
+    """Names of cases and of architecture/modes that the base has nothing for, as its file says."""
+    facts = read_facts(ROOT / "kernel-patches" / (os.environ.get("BASE") or bases()[0]) / "base")
     return set(facts.get("lacks", "").split())
 
 
@@ -68,7 +68,7 @@ def select(path, arch, mode, patterns=(), config=""):
     """The cases for one mode of an architecture that any of the shell globs matches."""
     named = next(m for m in load_arch(arch).modes if m.name == mode).named
     names = {f"{arch}/{mode}"} if named else {"all", arch, f"{arch}/{mode}"}
-    lacks = lacking(os.environ.get("BASE", ""))
+    lacks = lacking()
     return [] if f"{arch}/{mode}" in lacks else [case for case in load(path) if names & set(case.archs)
             and case.name not in lacks
             and (case.needs != "debug" or config == "debug")

@@ -27,7 +27,7 @@ import cases as cases_
 import guest
 import ktap
 import splat
-from arch import ROOT, BadInput
+from arch import ROOT, BadInput, bases
 from verdict import Finding, Verdict, judge, worst
 
 # A run leaves some MiB; below this, QEMU would cut its files off silently.
@@ -138,12 +138,6 @@ def requests(archs, kind, default_mode=False, icount=False, images=None):
                             timeout=number_knob("TIMEOUT", 0), config=config,
                             environment=tuple(f"{name.lower()}={number_knob(name, 0)}"
                                               for name in FOR_CASES if knob(name)))
-
-
-def bases():
-    """The directories of kernel-patches/ that a kernel goes with; the default one first."""
-    default = knob("DEFAULT_BASE", "v6.12")
-    return sorted((path.parent.name for path in (ROOT / "kernel-patches").glob("*/base")), key=lambda name: (name != default, name))
 
 
 def results_of(base):

@@ -39,7 +39,7 @@ class Machines(unittest.TestCase):
     def environment(self, fate):
         return {**os.environ, "FAKE_QEMU": fate, "QEMU": FAKE, "OUT": str(self.root / "out"),
                 "RESULTS": str(self.root / "results"), "MODE": "npt", "SERIES": "patched",
-                "BASE": "any", "CASES": "", "CONFIG": "", "ACCEL": "tcg", "CPUS": "2",
+                "BASE": "v6.12", "CASES": "", "CONFIG": "", "ACCEL": "tcg", "CPUS": "2",
                 "TIMEOUT": "", "SEED": "", "STRESS": "", "OPS": "", "COMPARE": "", "CASES_FILE": str(self.root / "cases")}
 
     def start(self, fate, **more):

@@ -281,7 +281,8 @@ class Engines(unittest.TestCase):
     """What other people's machines loop over is ci/matrix."""
 
     def test_gitlab_has_as_many_jobs_as_cells(self):
-        cells, _ = matrix.chosen(matrix.load(), arch.names())
+        with unittest.mock.patch.dict("os.environ", {"BASE": "", "MATRIX": ""}):
+            cells, _ = matrix.chosen(matrix.load(), arch.names())
         text = (arch.ROOT / ".gitlab-ci.yml").read_text()
         self.assertIn(f"\n  parallel: {len(cells)}\n", text)
 
