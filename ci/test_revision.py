@@ -13,6 +13,7 @@ import unittest
 import unittest.mock
 
 import arch
+import cases
 import ktap
 import matrix
 import perf
@@ -267,6 +268,9 @@ class Cells(Scratch):
         there, left = matrix.chosen(matrix.load(), arch.names())
         self.assertTrue(there and all(cell.when == "always" for cell in there))
         self.assertTrue(all(cell.why or cell.when == "slow" for cell in left))
+        lacks = cases.lacking()
+        self.assertEqual([cell.name for cell in there if f"{cell.arch}/{cell.mode}" in lacks], [])
+        there += [cell for cell in left if f"{cell.arch}/{cell.mode}" in lacks]
         for name in arch.names():
             self.assertEqual({cell.mode for cell in there if cell.arch == name}, {mode.name for mode in arch.load(name).modes},
                              "each mode of an architecture needs a line in ci/matrix")
