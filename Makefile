@@ -74,8 +74,10 @@ endif
 ifneq ($(filter-out base patched,$(SERIES)),)
 $(error unknown SERIES=$(SERIES); choose patched or base, or with KERNEL= a range of its commits, as in HEAD~8..HEAD)
 endif
-ifeq ($(wildcard kernel-patches/$(BASE)/base),)
-$(error unknown BASE=$(BASE); choose one of: $(notdir $(patsubst %/base,%,$(wildcard kernel-patches/*/base))))
+# By name: a path would be one to remove as well
+bases := $(notdir $(patsubst %/base,%,$(wildcard kernel-patches/*/base)))
+ifneq ($(filter-out $(bases),$(BASE)),)
+$(error unknown BASE=$(BASE); choose one of: $(bases))
 endif
 ifneq ($(CONFIG),)
 ifeq ($(wildcard guest-images/$(CONFIG).config),)
