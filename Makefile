@@ -238,7 +238,7 @@ shell: images
 
 clean:
 	$(Q)test -f $(O)/lock || { echo "clean: $(O) was not built by this Makefile; nothing removed" >&2; exit 2; }
-	rm -rf $(OUT) $(O)/lock
+	rm -rf $(OUT)
 
 deps:
 	$(Q)ci/deps

@@ -55,6 +55,14 @@ def fail(name, path, status):
           file=sys.stderr)
 
 
+def show_notes(path):
+    """What a person has to know though all went well."""
+    with open(path, errors="replace") as log:
+        for line in log:
+            if line.startswith("note: "):
+                print("  " + line.rstrip("\n"), flush=True)
+
+
 def main(argv):
     verbose = argv[:1] == ["--verbose"]
     name, path, *command = argv[verbose:]
@@ -76,6 +84,8 @@ def main(argv):
         return 2
     if status:
         fail(name, path, status)
+    else:
+        show_notes(path)
     return status if status >= 0 else 128 - status
 
 

@@ -167,7 +167,7 @@ class Kernel(Fixture):
 
     def make_tarball(self):
         super().make_tarball()
-        self.sh("mkdir -p linux/virt/kvm && touch linux/virt/kvm/kvm_main.c")
+        self.sh("mkdir -p linux/virt/kvm && echo kvm > linux/virt/kvm/kvm_main.c")
 
     def make_patches(self):
         super().make_patches()
@@ -242,9 +242,24 @@ class Kernel(Fixture):
         self.assertIn("not committed", err)
         self.assertIn("fifteen", self.file())
 
+    def test_a_bare_repository(self):
+        self.sh("git clone -q --bare mine bare.git")
+        self.git["KERNEL"] = str(self.root / "bare.git")
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertIn("fifteen", self.file())
+
+    def test_a_range_is_of_a_tree(self):
+        del self.git["KERNEL"]
+        self.git["RANGE"] = "a..b"
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertIn("three", self.file())
+
     def test_not_a_tree(self):
-        for path, words in (("cache", "is not a git tree"), ("bare", "is not a tree of Linux")):
-            self.sh("mkdir -p cache; git init -q bare; cd bare; git commit -q --allow-empty -m a")
+        self.sh("mkdir -p cache mine/inner/virt/kvm; touch mine/inner/virt/kvm/kvm_main.c")
+        self.sh("git init -q empty; cd empty; git commit -q --allow-empty -m a")
+        self.addCleanup(self.sh, "rm -rf mine/inner")
+        self.before = self.everything()
+        for path, words in (("cache", "is not a git tree"), ("empty", "is not a tree of Linux"), ("mine/inner", "is within another git tree")):
             self.git["KERNEL"] = str(self.root / path)
             self.refuse(words)
 
