@@ -118,7 +118,7 @@ endif
 OUT := $(O)/$(if $(KERNEL),kernel,$(BASE))
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 # What the release says: the patches, and of somebody's tree the commits
-commits := $(if $(KERNEL),$(shell git -C $(KERNEL) rev-parse $(if $(RANGE),$(if $(filter patched,$(SERIES)),$(subst .., ,$(RANGE)),$(firstword $(subst .., ,$(RANGE)))),HEAD) 2>&1))
+commits := $(if $(KERNEL),$(shell git -C $(KERNEL) rev-parse $(if $(RANGE),$(if $(filter patched,$(SERIES)),$(subst .., ,$(RANGE)),$(firstword $(subst .., ,$(RANGE)))),HEAD) 2> /dev/null))
 SERIES_ID := $(shell { echo '$(commits)' | sed '/^$$/d'; cat /dev/null $(if $(filter patched,$(SERIES)),$(if $(RANGE),,$(patches))); } | sha256sum | cut -c1-8)
 COMMITS := $(commits)
 export KERNEL RANGE COMMITS CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX CONFIG BASE SERIES CASES OUT RESULTS

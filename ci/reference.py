@@ -60,7 +60,10 @@ def wanted_modes(kind):
 
 
 def base_of(directory):
-    base, = {json.loads(path.read_text())["base"] for path in directory.glob("*/meta.json")}
+    metas = [json.loads(path.read_text()) for path in directory.glob("*/meta.json")]
+    if any("kernel" in meta for meta in metas):
+        raise BadInput(f"{directory} is of somebody's tree (KERNEL=), not of a base of kernel-patches/")
+    base, = {meta["base"] for meta in metas}
     if base not in run.bases():
         raise BadInput(f"{directory} is of {base}, which is no base of kernel-patches/")
     return base

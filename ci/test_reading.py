@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is read, and how it can be broken: streams, consoles, case files, configurations."""
+import json
 import pathlib
 import re
 import tempfile
@@ -225,6 +226,31 @@ class Numbers(unittest.TestCase):
             "                             x86/npt range   peer arm64/vhe range   peer",
             "uffd_minor_sharded               200     0                -     -",
             "fast_minor                       100     1  2.00x        30     2"])
+
+
+
+class Reference(unittest.TestCase):
+    """Whose figures results/ may have."""
+
+    def base(self, *metas):
+        with tempfile.TemporaryDirectory() as directory:
+            for number, meta in enumerate(metas):
+                place = pathlib.Path(directory, str(number))
+                place.mkdir()
+                (place / "meta.json").write_text(json.dumps(meta))
+            return reference.base_of(pathlib.Path(directory))
+
+    def test_of_our_own_bases_alone(self):
+        self.assertEqual(self.base({"base": "mainline"}, {"base": "mainline"}), "mainline")
+        with self.assertRaisesRegex(reference.BadInput, "no base of"):
+            self.base({"base": "v1.0"})
+        with self.assertRaisesRegex(reference.BadInput, "somebody's tree"):
+            self.base({"base": "mainline"}, {"base": "mainline", "kernel": "/linux"})
+
+    def test_rows_of_bases_stand_side_by_side(self):
+        text = ("instructions per fault\n" + f"{'':10}{'arm64/vhe':>12} range   peer{'x86/npt':>10} range\n" +
+                f"{'mapped':10}{4218:>12}    15       {3173:>10}    17\n\nmore\n")
+        self.assertEqual(reference.figures(text), {"mapped": {"arm64/vhe": "4218", "x86/npt": "3173"}})
 
 
 if __name__ == "__main__":
