@@ -7,6 +7,7 @@ the last instruction is shown, and judged by nothing.  Rates come from boots in 
 """
 import dataclasses
 import re
+import statistics
 
 import bench
 import cases
@@ -15,6 +16,10 @@ import stats
 import timeline
 from arch import ROOT, BadInput
 
+# Of a boot that is compared with another: both timed parts are measured alike
+QUANTA = (scale.QUANTA[0],) * len(scale.QUANTA)
+# How often rates are measured if A does not agree with A
+ATTEMPTS = 2
 METRIC = re.compile(r"(?:exact\s+(?P<mode>\w+)|rate\s+(?P<rate>\w+)\s+(?P<vcpus>\d+)\s+(?P<least>[\d.]+))")
 ACCEPTED = re.compile(r"(\w+)\s+(\w+)\s+(instructions|q97|exits)\s+(\S+)\s+(\S+)\s+\|\s+(\S.*)")
 
@@ -96,8 +101,8 @@ def exact_changes(arch, rows, accepted, other="against"):
             continue
         share = (now - before) / before if before else 1.0
         reason = accepted.get((arch, row["mode"], row["metric"], f"{before:g}", f"{now:g}"))
-        word = "slower" if now > before else "faster"
-        text = (f"{row['mode']}: {before:g} -> {now:g} {row['metric']} of a fault, exact count ({100 * share:+.2f} %), {word} than "
+        word = "more" if now > before else "fewer"
+        text = (f"{row['mode']}: {before:g} -> {now:g} {row['metric']} of a fault, exact count ({100 * share:+.2f} %), {word} than in "
                 f"{WORDS[other]}")
         found.append((abs(share), "known" if reason else "fail" if now > before else "pass",
                       text + (f"; accepted: {reason}" if reason else "")))
@@ -105,19 +110,20 @@ def exact_changes(arch, rows, accepted, other="against"):
 
 
 def as_one(changes):
-    """What is slower as one finding, which names the largest; the rest as it is."""
-    slower = [text for status, text in changes if status == "fail"]
-    more = f"; {len(slower) - 1} more in the table" if len(slower) > 1 else ""
-    return [("fail", text + more) for text in slower[:1]] + [change for change in changes if change[0] != "fail"]
+    """What costs more as one finding, which names the largest; the rest as it is."""
+    grown = [text for status, text in changes if status == "fail"]
+    others = f"; {len(grown) - 1} more in the table" if len(grown) > 1 else ""
+    return [("fail", text + others) for text in grown[:1]] + [change for change in changes if change[0] != "fail"]
 
 
 # --- rates ---
 
 def rate_of(boot, rate):
-    points = [p for p in scale.points_of(boot) if p.quantum == scale.QUANTA[0] and p.mode == rate.mode]
-    if boot.findings or len(points) != 1:
+    """Of all timed parts together."""
+    rates = [p.rate for p in scale.points_of(boot) if p.mode == rate.mode]
+    if boot.findings or len(rates) != len(QUANTA):
         raise BadInput(f"{boot.directory}: {boot.findings[0].text if boot.findings else 'no rate'}")
-    return points[0].rate
+    return statistics.harmonic_mean(rates)
 
 
 def blocks_of(boot_of, rates, images, once):
@@ -154,13 +160,22 @@ def rate_rows(found):
     return [{**dataclasses.asdict(o), "verdict": o.verdict} for o in outcomes]
 
 
-def rate_changes(rows):
-    """[(status, text)]"""
-    if any(row["verdict"] == "not usable" for row in rows):
-        return [("harness", "rates are not usable: the earlier revision differs from itself (A/A control)")]
+def usable(rows):
+    return all(row["verdict"] != "not usable" for row in rows)
+
+
+def rate_changes(rows, given_up=()):
+    """[(status, text)]; given_up: rows of measurements before this one, whose control flagged."""
+    if not usable(rows):
+        more = "make revision measures them again" if len(given_up) + 1 < ATTEMPTS else f"{ATTEMPTS} times in a row: find out why"
+        return [("harness", f"rates are not usable: the earlier revision differs from itself (A/A control, p = {control_p(rows):.3f}); {more}")]
     return [({"slower": "fail", "inconclusive": "left"}.get(row["verdict"], "pass"),
-             f"{row['name']}: {row['change']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], p = {row['p']:.3f}: {row['verdict']}")
-            for row in rows]
+             f"{row['name']}, rate in the lockstep model: {row['change']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], "
+             f"p = {row['p']:.3f}: {row['verdict']}") for row in rows]
+
+
+def control_p(rows):
+    return min(row["control_p"] for row in rows)
 
 
 # --- what is declared ---

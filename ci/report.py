@@ -18,6 +18,7 @@ import textwrap
 
 import jsonschema
 
+import perf
 import run
 from arch import ROOT, BadInput
 from verdict import Verdict
@@ -61,12 +62,14 @@ def headline(found):
     bad = findings(found)
     archs = " and ".join(found["archs"])
     judged = [p["number"] for p in found["patches"] if p["judged"]]
+    rates = [row["verdict"] for of_arch in found.get("rates", {}).values() for row in of_arch.get("rows", [])]
+    unclear = f"; {rates.count('inconclusive')} of {len(rates)} rates inconclusive" if "inconclusive" in rates else ""
     if not bad:
         which = f"{len(judged)} patches, each" if len(judged) == len(found["patches"]) else f"patch {', '.join(map(str, judged))} alone,"
-        return f"verdict: pass, on {archs}: {which} built and booted"
+        return f"verdict: pass, on {archs}: {which} built and booted{unclear}"
     patches = sorted({c["patch"] for c in bad if c["patch"]})
     where = f", in patch {', '.join(map(str, patches))}" if patches else ""
-    return f"verdict: {bad[0]['status']}: {len(bad)} finding{'s' if len(bad) > 1 else ''}{where}"
+    return f"verdict: {bad[0]['status']}: {len(bad)} finding{'s' if len(bad) > 1 else ''}{where}{unclear}"
 
 
 def finding_lines(found):
@@ -171,14 +174,25 @@ def rate_table(found):
             yield wrap(f"{arch}: rates were not compared: {rates['why']}")
             continue
         rows = rates["rows"]
-        if any(row["verdict"] == "not usable" for row in rows):
+        yield from given_up_lines(arch, rates)
+        if not perf.usable(rows):
             yield f"{arch}: rates: not usable"
             continue
         yield f"{arch}: rates in the lockstep model, {rows[0]['blocks']} ABBA blocks, against the earlier revision"
+        others = [name for name in rates["measured_by"] if name != found["repository"]]
+        if others:
+            yield wrap(f"measured by {', '.join(others)} of this repository, judged by {found['repository']}", "  ", "  ")
         for row in rows:
             yield wrap(f"{row['name']}: {row['change']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], p = {row['p']:.3f} (Holm), {row['verdict']}; "
                        f"A/A control p = {row['control_p']:.2f}; with 90 % power {row['smallest']:.1f} % would have been seen; threshold {row['least']:g} %",
                        "      ", "  ")
+
+
+def given_up_lines(arch, rates):
+    """No measurement goes unmentioned."""
+    for number, rows in enumerate(rates["given_up"], 1):
+        yield wrap(f"{arch}: rates: measurement {number} was given up, as the earlier revision differs from itself (A/A control, "
+                   f"p = {perf.control_p(rows):.3f}); what follows is measurement {number + 1}", "  ")
 
 
 EXCERPT = 6

@@ -215,12 +215,15 @@ class Judge:
             return {"why": "no earlier revision was given (AGAINST=)"}
         if self.shop.state(arch, "against").images[0] == self.shop.state(arch, last).images[0]:
             return {"why": "the two revisions' kernels are the same file"}
-        found = perf.blocks_of(functools.partial(self.rate_boot, arch), rates, images, functools.partial(self.shop.block, arch, images))
+        given_up = self.shop.given_up(arch, images, rates)
+        found = perf.blocks_of(functools.partial(self.rate_boot, arch), rates, images,
+                               functools.partial(self.shop.block, arch, images, len(given_up)))
         rows = perf.rate_rows(found)
-        if any(row["verdict"] == "not usable" for row in rows):  # what disturbed them may be gone
-            perf.each_block(rates, functools.partial(self.shop.forget_block, arch, images))
-        self.add_all(0, arch.name, "cost", perf.rate_changes(rows))
-        return {"rows": rows, "blocks": {f"{rate.mode}, {rate.vcpus} vCPUs": blocks for rate, blocks in found.items()}}
+        if not perf.usable(rows) and len(given_up) + 1 < perf.ATTEMPTS:  # what disturbed them may be gone
+            self.shop.give_up(arch, images, rates, rows)
+        self.add_all(0, arch.name, "cost", perf.rate_changes(rows, given_up))
+        return {"rows": rows, "given_up": given_up, "measured_by": sorted(self.shop.measured_by),
+                "blocks": {f"{rate.mode}, {rate.vcpus} vCPUs": blocks for rate, blocks in found.items()}}
 
     def rate_boot(self, arch, where, vcpus, modes, number):
         print(f"    {arch.name}, boot {number}, {vcpus} vCPUs", flush=True)
@@ -294,7 +297,7 @@ def document(this, series, archs, checks, patches, dropped, **more):
     cover = series.cover or series.patches[0]
     return {"version": 1, "verdict": bad[0]["status"] if bad else "pass", "run": this.directory.name,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "repository": run.first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+            "repository": run.repository(),
             "base": arch_.read_facts(series.directory / "base"), "of": series.where, "against": run.knob("AGAINST"),
             "subject": cover.message["subject"], "cover_message_id": cover.message_id, "patchset_hash": series.patchset_hash, "revision": series.version,
             "archs": [arch.name for arch in archs], "at_the_end": AT_THE_END, "patches": patches, "dropped": dropped,

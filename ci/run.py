@@ -190,8 +190,13 @@ def metadata(request):
         "compiler": near(".compiler").read_text().strip(),
         "qemu": first_line(request.qemu, "--version"),
         "host": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "repository": first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        "repository": repository(),
     }
+
+
+def repository():
+    """The revision of this repository."""
+    return first_line("git", "-C", str(ROOT), "describe", "--always", "--dirty")
 
 
 @dataclasses.dataclass

@@ -74,10 +74,10 @@ def check_knobs():
         os.environ["CASES"] = " ".join((MAPPED, WITHOUT, SHARDED, WITH))
 
 
-def with_lockstep(request, vcpus, boot=1, spin=()):
+def with_lockstep(request, vcpus, boot=1, spin=(), quanta=QUANTA):
     """A reader for each vCPU, and one CPU for everything else, if there are so many."""
     return dataclasses.replace(request, cpus=min(2 * vcpus + 1, MAX_CPUS),
-                               lockstep=guest.Lockstep(QUANTA, vcpus, boot, spin),
+                               lockstep=guest.Lockstep(quanta, vcpus, boot, spin),
                                environment=(*request.environment, f"vcpus={vcpus}", "instruction_ns=1"))
 
 
@@ -138,8 +138,8 @@ class Point:
 def points_of(boot):
     """What one boot has measured.  Problems become findings of the boot."""
     # Each case has a timed part for each quantum.
-    wanted = [(r.name, quantum) for r in boot.outcome.stream.results if r.status == "pass" for quantum in QUANTA]
     lockstep = boot.request.lockstep
+    wanted = [(r.name, quantum) for r in boot.outcome.stream.results if r.status == "pass" for quantum in lockstep.quanta]
     try:
         parts, (_, quanta, timeouts, idle) = read_lockstep(boot.directory / "lockstep")
         records = [json.loads(line) for line in (boot.directory / "bench.jsonl").read_text().splitlines()]

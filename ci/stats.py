@@ -7,6 +7,7 @@ of their distribution; with n blocks its p can't be below 2/2^n, so that several
 0.05 (Holm) take eight.
 """
 import dataclasses
+import functools
 import math
 import statistics
 
@@ -26,7 +27,7 @@ def sign_flip_p(differences):
     """Two-sided p of the mean of paired differences being zero, exact up to 15 pairs."""
     if not any(differences):
         return 1.0
-    done = scipy_stats.permutation_test((numpy.asarray(differences, float),), numpy.mean, permutation_type="samples",
+    done = scipy_stats.permutation_test((numpy.asarray(differences, float),), numpy.mean, vectorized=True, permutation_type="samples",
                                         n_resamples=9999 if len(differences) > 15 else numpy.inf, random_state=1)
     return float(done.pvalue)
 
@@ -61,11 +62,19 @@ def interval(values):
     return mean, float(low), float(high)
 
 
-def detectable(values, metrics):
-    """The smallest change that would have been found, mostly (POWER), with such a spread."""
-    deviation = statistics.stdev(values)
-    effect = TTestPower().solve_power(nobs=len(values), alpha=ALPHA / metrics, power=POWER)
-    return float(effect) * deviation
+def detectable(values, metrics, least):
+    """The smallest change that would have been found, mostly (POWER), with such a spread.
+
+    It has to be significant, and what is measured of it no less than @least.
+    """
+    margin = scipy_stats.t.ppf(POWER, len(values) - 1) * scipy_stats.sem(values)
+    return max(effect_size(len(values), metrics) * statistics.stdev(values), math.log1p(least / 100) + float(margin))
+
+
+@functools.cache
+def effect_size(blocks, metrics):
+    """In standard deviations."""
+    return float(TTestPower().solve_power(nobs=blocks, alpha=ALPHA / metrics, power=POWER))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +100,7 @@ class Outcome:
             return "not usable"
         if self.p < ALPHA and abs(self.change) >= self.least:
             return "slower" if self.change < 0 else "faster"
-        return "no change" if self.smallest <= self.least or self.p < ALPHA else "inconclusive"
+        return "within threshold" if -self.least < self.low and self.high < self.least else "inconclusive"
 
 
 def percent(log_ratio):
@@ -106,5 +115,5 @@ def compare(measured, least):
     for (name, blocks), p, control_p in zip(measured.items(), adjusted, controls):
         mean, low, high = interval(differences(blocks))
         found.append(Outcome(name, len(blocks), percent(mean), percent(low), percent(high), p, control_p,
-                             percent(detectable(differences(blocks), len(measured))), least[name]))
+                             percent(detectable(differences(blocks), len(measured), least[name])), least[name]))
     return found

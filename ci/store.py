@@ -39,10 +39,6 @@ class Store:
         new.write_text(json.dumps({"inputs": inputs, "sha256": digest(value), "value": value}, sort_keys=True))
         new.replace(path)
 
-    def forget(self, kind, inputs):
-        """So that it is found out again."""
-        self.path(kind, json.loads(json.dumps(inputs))).unlink(missing_ok=True)
-
     def once(self, kind, inputs, function):
         """The value of function(), which is called if it is not known yet.  None is not kept."""
         inputs = json.loads(json.dumps(inputs))  # as they come back

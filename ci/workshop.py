@@ -20,10 +20,12 @@ import subprocess
 import bench
 import cases
 import guest
+import perf
 import run
 import scale
 import series as series_
 import static
+import stats
 from arch import ROOT, BadInput
 from git import git
 from store import Store, digest
@@ -100,6 +102,7 @@ class Workshop:
         self.store = Store(pathlib.Path(run.knob("CACHE")) / "revision")
         self.compilers = {arch.name: run.first_line(f"{prefix(arch)}gcc", "--version") for arch in archs}
         self.states, self.booted = {}, {}
+        self.measured_by = set()  # revisions of this repository
         self.earlier = self.apply(against, "AGAINST")[-1] if against else ""
         self.commits = self.apply(series, "OF")
         self.base = self.ask("rev-parse", "origin/base")
@@ -274,17 +277,30 @@ class Workshop:
         state = self.state(arch, where)
         return self.boot(state.boot.request, f"{where:04}-{arch.name}-again", keep=False)
 
-    def inputs_of_block(self, arch, images, vcpus, modes, number):
-        hashes = [self.state(arch, where).images for where in images.values()]
-        plugin = guest.plugin_path(self.request(arch, arch.modes[0].name, self.state(arch, 0).kernel, self.state(arch, 0).initramfs), "lockstep")
-        return [arch.name, hashes, vcpus, modes, number, run.sha256(plugin), run.first_line(arch.qemu, "--version")]
+    def inputs_of_blocks(self, arch, images, vcpus, modes):
+        """All that their boots depend on, and how those are put together."""
+        boots = [boot_inputs(self.measured(arch, where, "scale", modes, vcpus), 0) for where in images.values()]
+        plugin = guest.plugin_path(self.measured(arch, 0, "scale", modes, vcpus), "lockstep")
+        return [boots, stats.ORDER, run.sha256(plugin)]
 
-    def block(self, arch, images, vcpus, modes, number, function):
+    def block(self, arch, images, attempt, vcpus, modes, number, function):
         """Rates of a block of boots of two images, which were measured in one go."""
-        return self.store.once("blocks", self.inputs_of_block(arch, images, vcpus, modes, number), function)
+        kept = self.store.once("blocks", [self.inputs_of_blocks(arch, images, vcpus, modes), attempt, number],
+                               lambda: {"rates": function(), "repository": run.repository()})
+        self.measured_by.add(kept["repository"])
+        return kept["rates"]
 
-    def forget_block(self, arch, images, vcpus, modes, number):
-        self.store.forget("blocks", self.inputs_of_block(arch, images, vcpus, modes, number))
+    def given_up(self, arch, images, rates):
+        """Rows of each measurement whose control flagged, in order."""
+        return self.store.get("given-up", self.inputs_of_rates(arch, images, rates)) or []
+
+    def give_up(self, arch, images, rates, rows):
+        """So that all is measured again; what there is stays."""
+        self.store.put("given-up", self.inputs_of_rates(arch, images, rates), [*self.given_up(arch, images, rates), rows])
+
+    def inputs_of_rates(self, arch, images, rates):
+        inputs = [(dataclasses.astuple(rate), self.inputs_of_blocks(arch, images, rate.vcpus, [rate.mode])) for rate in rates]
+        return json.loads(json.dumps(inputs))  # as they come back
 
     def state(self, arch, where, mode=EACH_PATCH, config=""):
         """What there is after a patch, built and booted."""
@@ -330,17 +346,21 @@ class Workshop:
         return next(state for n in range(number - 1, -1, -1) if (state := self.state(arch, n)).boot)
 
     def measure(self, arch, where, kind, names, vcpus=0, again=0, keep=True):
-        """A boot of make bench or make scale: of these cases, those that this state has."""
+        """A boot of make bench or make scale."""
+        request = self.measured(arch, where, kind, names, vcpus, again)
+        return self.boot(request, f"{where}-{request.directory}-{kind}-{again}", again, keep)
+
+    def measured(self, arch, where, kind, names, vcpus=0, again=0):
+        """The request for it: of these cases, those that this state has."""
         state = self.state(arch, where)
         if not state.boot:
             raise BadInput(f"{where}: {state.problem}")
         names = [case.name for case in cases.load(cases.default_path(kind)) if case.name in names and (where != 0 or case.needs == "-")]
         request = self.request(arch, arch.modes[0].name, state.kernel, state.initramfs, kind, names=names, icount=kind == "bench")
         if kind == "scale":
-            request = scale.with_lockstep(request, vcpus, again)
-        else:  # another boot has other random numbers, and has to come to the same
-            request = dataclasses.replace(bench.with_timeline(request), seed=1 + again)
-        return self.boot(request, f"{where}-{request.directory}-{kind}-{again}", again, keep)
+            return scale.with_lockstep(request, vcpus, again, quanta=perf.QUANTA)
+        # another boot has other random numbers, and has to come to the same
+        return dataclasses.replace(bench.with_timeline(request), seed=1 + again)
 
 
 @contextlib.contextmanager
