@@ -171,6 +171,7 @@ fuzz:
 		TIMEOUT=$(or $(TIMEOUT),7200) MODE=$$(sed -n 's/^modes *= *\([^ ]*\).*/\1/p' guest-images/$$a.mk) || exit; done
 
 plan-%:
+	$(if $(KERNEL),@kernel-patches/apply kernel-patches/$(BASE) $(SERIES) $(CACHE) -)
 	$(Q)$(python) ci/$*.py --plan $(archs)
 
 # A tree and an image of their own: the rest can be built meanwhile.

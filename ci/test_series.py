@@ -205,7 +205,8 @@ class Kernel(Fixture):
         self.assertFalse((self.root / "tree" / "a").exists())
 
     def test_bad_ranges(self):
-        for given, words in (("HEAD~2...HEAD", "two dots"), ("nothing..HEAD", "has no commit 'nothing'"),
+        for given, words in (("HEAD~2...HEAD", "two dots"), ("HEAD~2..", "two dots"), ("HEAD~2..HEAD~1..HEAD", "two dots"),
+                             ("nothing..HEAD", "has no commit 'nothing'"),
                              ("HEAD..HEAD", "holds no commits"), ("HEAD..HEAD~1", "is no ancestor of")):
             self.git["RANGE"] = given
             self.refuse(words)
@@ -271,6 +272,8 @@ class Fetch(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             root = pathlib.Path(directory)
             (root / "bin").mkdir()
+            # As of a run that was killed
+            (root / "cache" / "packages" / "new.123456").mkdir(parents=True)
             (root / "bin" / "apt-get").write_text('#!/bin/sh\ncase "$*" in *indextargets*) echo http://mirror/debian/; exit ;; esac\n' + script)
             (root / "bin" / "apt-get").chmod(0o755)
             done = subprocess.run([str(ROOT / "kernel-patches" / "fetch"), package, "sid", str(root / "cache")], capture_output=True,
@@ -330,6 +333,10 @@ class Make(unittest.TestCase):
 
     def test_unknown_config(self):
         self.refuse("unknown CONFIG=huge", "images", "CONFIG=huge")
+
+    def test_somebodys_tree_is_looked_at_first(self):
+        self.refuse("is not a tree of Linux", "check", f"KERNEL={ROOT}")
+        self.refuse("has no commit 'nothing'|is not a tree of Linux", "check", f"KERNEL={ROOT}", "SERIES=nothing..HEAD")
 
     def test_a_range_without_a_tree(self):
         self.refuse("unknown SERIES=HEAD~2..HEAD; choose", "check", "SERIES=HEAD~2..HEAD")
