@@ -42,7 +42,9 @@ JOBS    ?= $(shell nproc)
 # sub-makes that compile keep -j.
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
-Q := $(if $(filter 1,$(V)),,@)
+# Of make series, V is the number of what is mailed
+verbose := $(if $(filter series,$(MAKECMDGOALS)),0,$(V))
+Q := $(if $(filter 1,$(verbose)),,@)
 python := /usr/bin/python3
 
 # --- bad input is refused before anything is built ---
@@ -126,7 +128,7 @@ export KERNEL RANGE COMMITS CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL Q
 .PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench check-revision coverage fuzz scale profile revision series dist shell clean reference
 
 guest = $(MAKE) -f guest-images/guest.mk OUT=$(OUT) SERIES=$(SERIES) SERIES_ID=$(SERIES_ID) \
-	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(V) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
+	CONFIG=$(CONFIG) CACHE=$(CACHE) JOBS=$(JOBS) V=$(verbose) Q=$(Q) LLVM=$(LLVM) CROSS_COMPILE=$(CROSS_COMPILE)
 # One build at a time in one place; a second one waits.
 lock = @mkdir -p $(O); exec 9> $(O)/lock; \
 	flock -n 9 || { echo "  another make is building in $(O); waiting for it"; flock 9; };
@@ -211,7 +213,7 @@ reference:
 	$(Q)$(python) ci/reference.py $(RESULTS)/latest
 
 check-harness:
-	$(Q)$(python) -m unittest discover -s ci -p 'test_*.py' $(if $(filter 1,$(V)),-v,-q)
+	$(Q)$(python) -m unittest discover -s ci -p 'test_*.py' $(if $(filter 1,$(verbose)),-v,-q)
 
 check-series: images
 	+$(if $(dry),@echo "series for $(archs)",$(lock) kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE) $(archs))
