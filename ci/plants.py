@@ -25,7 +25,7 @@ import bench
 import mutants
 import run
 import scale
-from arch import ROOT, BadInput
+from arch import BadInput
 
 HEADER = re.compile(r"(Arch|Bench|Scale): (.*)")
 TOLERANCE = {"Bench": 0.02, "Scale": 0.15}
@@ -155,8 +155,8 @@ def main(argv):
     releases = dict.fromkeys(mutants.release_of(arch) for arch, _ in found)
     text = "\n".join([f"plants in {' and '.join(releases)}", "", *lines]) + "\n"
     (this.directory / "plants.txt").write_text(text)
-    if len(found) == len(arch_.names()) and run.knob("BASE") == run.bases()[0]:
-        (ROOT / "results" / "plants.txt").write_text(text)
+    if len(found) == len(arch_.names()):
+        (run.results_of(run.knob("BASE")) / "plants.txt").write_text(text)
     return int(unseen > 0 or not lines)
 
 
