@@ -126,7 +126,8 @@ class Mutants(unittest.TestCase):
         self.assertTrue(self.judge(found, heard=())[2])
 
     def test_the_committed_tables_are_of_these_mutants(self):
-        for base, name in itertools.product(run.bases(), arch.names()):
+        with_mutants = [b for b in run.bases() if (arch.ROOT / "kernel-patches/mutants" / b).exists()]
+        for base, name in itertools.product(with_mutants, arch.names()):
             path = run.results_of(base) / f"mutants-{name}.txt"
             rows = dict(re.findall(rf"^(\S+) +{name}/\S+ +(\w+)", line)[0] for line in path.read_text().splitlines() if f" {name}/" in line)
             wanted = {m.name: "killed" for m in mutants.load_all(base) if name in m.archs}
