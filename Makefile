@@ -4,11 +4,13 @@
 
 # The kernel that the series is for, if none is named
 DEFAULT_BASE := v6.12
+# Whose patches go onto somebody's tree
+KERNEL_BASE  := mainline
 
 # Knobs; `make help` prints their values.
 ARCH    ?=
 SERIES  ?= patched
-BASE    ?= $(if $(KERNEL),mainline,$(DEFAULT_BASE))
+BASE    ?= $(if $(KERNEL),$(KERNEL_BASE),$(DEFAULT_BASE))
 KERNEL  ?=
 CASES   ?=
 MODE    ?=
@@ -120,10 +122,14 @@ endif
 OUT := $(O)/$(if $(KERNEL),kernel,$(BASE))
 patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
 # What the release says: the patches, and of somebody's tree the commits
-commits := $(if $(KERNEL),$(shell git -C $(KERNEL) rev-parse $(if $(RANGE),$(if $(filter patched,$(SERIES)),$(subst .., ,$(RANGE)),$(firstword $(subst .., ,$(RANGE)))),HEAD) 2> /dev/null))
-SERIES_ID := $(shell { echo '$(commits)' | sed '/^$$/d'; cat /dev/null $(if $(filter patched,$(SERIES)),$(if $(RANGE),,$(patches))); } | sha256sum | cut -c1-8)
-COMMITS := $(commits)
-export KERNEL RANGE COMMITS CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX CONFIG BASE SERIES CASES OUT RESULTS
+# as they are now: what is committed while this builds is for the next make
+KERNEL_COMMITS := $(or $(if $(filter-out 0,$(MAKELEVEL)),$(KERNEL_COMMITS)),$(if $(KERNEL),$(shell \
+	git -c safe.directory='*' -C $(KERNEL) rev-parse $(or $(subst .., ,$(RANGE)),HEAD) 2> /dev/null)))
+id_of = $(shell { echo '$1' | sed '/^$$/d'; cat /dev/null $2; } | sha256sum | cut -c1-8)
+BASE_ID := $(call id_of,$(firstword $(KERNEL_COMMITS)))
+SERIES_ID := $(if $(filter patched,$(SERIES)),$(call id_of,$(KERNEL_COMMITS),$(if $(RANGE),,$(patches))),$(BASE_ID))
+COMMITS := $(if $(filter patched,$(SERIES)),$(KERNEL_COMMITS),$(firstword $(KERNEL_COMMITS)))
+export KERNEL RANGE KERNEL_BASE KERNEL_COMMITS COMMITS SERIES_ID BASE_ID CACHE O LLVM CROSS_COMPILE DEFAULT_BASE MODE ACCEL QEMU TIMEOUT CPUS SEED STRESS OPS MUTANTS FULL VCPUS BOOTS RESUME OF AGAINST PATCHES MATRIX CONFIG BASE SERIES CASES OUT RESULTS
 
 .PHONY: base-images help deps check bench images check-harness check-series check-mutants check-bench check-revision coverage fuzz scale profile revision series dist shell clean reference
 

@@ -55,9 +55,10 @@ def key(request, case):
 def on_base(request, out):
     """The same boot on the base, of upstream's tests alone."""
     image = out / "base" / request.arch.name
+    release = run.release_of(image, "base", run.knob("BASE_ID"))
     return dataclasses.replace(request, cases=tuple(filter(is_upstream, request.cases)),
                                kernel=image.with_suffix(".kernel"),
-                               release=image.with_suffix(".release").read_text().strip())
+                               release=release)
 
 
 def obtain(this, request, store):

@@ -121,6 +121,14 @@ def pick_modes(arch, default_mode):
     return [known[name] for name in wanted] or list(arch.modes[:1] if default_mode else arch.modes)
 
 
+def release_of(image, series, identity):
+    """What was built says what it is; BadInput if that is another series than make was given."""
+    release = image.with_name(image.name + ".release").read_text().strip()
+    if identity and f"-{series}-{identity}" not in release:
+        raise BadInput(f"{image}.kernel is {release}, not {series}-{identity}: another make has built there meanwhile; run this again")
+    return release
+
+
 def requests(archs, kind, default_mode=False, icount=False, images=None):
     """The plan, as one Request a boot, of what was built.
 
@@ -129,11 +137,11 @@ def requests(archs, kind, default_mode=False, icount=False, images=None):
     out, config = pathlib.Path(knob("OUT", "build")).resolve(), arch_.load_config(knob("CONFIG"))
     for arch, mode, cases in plan(archs, kind, default_mode, icount):
         image = (images or out / knob("SERIES", "patched")) / (arch.name + (f"-{config.name}" if config.name else ""))
+        release = release_of(image, knob("SERIES"), "" if images else knob("SERIES_ID"))
         yield guest.Request(arch, mode, kind, cases,
                             image.with_name(image.name + ".kernel"),
                             out / "programs" / arch.name / "initramfs.cpio", out / "host_ticks",
-                            image.with_name(image.name + ".release").read_text().strip(),
-                            accel=knob("ACCEL", "tcg"), qemu=knob("QEMU") or arch.qemu,
+                            release, accel=knob("ACCEL", "tcg"), qemu=knob("QEMU") or arch.qemu,
                             cpus=1 if icount else number_knob("CPUS", 2), icount=icount,
                             timeout=number_knob("TIMEOUT", 0), config=config,
                             environment=tuple(f"{name.lower()}={number_knob(name, 0)}"
@@ -412,7 +420,7 @@ def knobs_given(*more):
     defaults = {**GIVEN_AGAIN, "BASE": bases()[0], **dict.fromkeys(more, "")}
     given = {name: knob(name) for name in defaults}
     if knob("KERNEL"):  # where the base of the patches is another one, if none is named
-        given["BASE"], given["KERNEL"] = "" if given["BASE"] == "mainline" else given["BASE"], knob("KERNEL")
+        given["BASE"], given["KERNEL"] = "" if given["BASE"] == knob("KERNEL_BASE") else given["BASE"], knob("KERNEL")
         if knob("RANGE") and given["SERIES"] == "patched":
             given["SERIES"] = knob("RANGE")
     return [shlex.quote(f"{name}={value}") for name, value in given.items() if value not in ("", defaults.get(name))]

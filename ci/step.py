@@ -7,13 +7,16 @@ usage: step.py [--verbose] NAME LOG COMMAND...
 Exit status: that of COMMAND.  If it fails, the end of the log goes to stderr.
 """
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 
+# Compilers' command lines are cut; what we say is not, for its end says what to do.
 TAIL_LINES, TAIL_COLUMNS = 25, 160
+OURS = re.compile(r"(apply|fetch|check|config_check|busybox|perf): ")
 # Between signs of life: on a terminal, and where each one is a line of a log.
 TTY_SECONDS, LOG_SECONDS = 0.5, 15
 
@@ -50,7 +53,7 @@ def watch(process, name, path):
 def fail(name, path, status):
     with open(path, errors="replace") as log:
         for line in log.read().splitlines()[-TAIL_LINES:]:
-            print("    " + line[:TAIL_COLUMNS], file=sys.stderr)
+            print("    " + (line if OURS.match(line) else line[:TAIL_COLUMNS]), file=sys.stderr)
     print(f"step: {name} failed (exit {status}); its last lines are above, all of it is in {path}",
           file=sys.stderr)
 

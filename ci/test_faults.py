@@ -109,6 +109,12 @@ class Faults(test_machines.Machines):
         self.assertEqual(status, Verdict.HARNESS)
         self.assertEqual(len(err.splitlines()), 1)
 
+    def another_make_has_built_there(self):
+        """Its series isn't the one that was asked for, though the guest would say what the image does."""
+        status, out, err = self.faulty("pass", SERIES_ID="0123abcd")
+        self.assertEqual(status, Verdict.HARNESS, out)
+        self.assertRegex(err, "x86.kernel is 1.2.3, not patched-0123abcd: another make")
+
     def clock_that_jumps(self):
         """Deadlines are told by a clock that nobody sets."""
         code = ("import itertools, sys, time; jumps = itertools.cycle((0.0, 4e9)); time.time = lambda: next(jumps); "
@@ -159,7 +165,8 @@ def load_tests(loader, _, pattern):
     for fate in HARMLESS:
         setattr(Faults, f"harmless_{fate}", lambda self, fate=fate: self.harmless(fate))
         suite.addTest(Faults(f"harmless_{fate}"))
-    for name in ("full_disk_while_the_guest_runs", "full_disk_after_the_guest", "results_that_cannot_be_written", "clock_that_jumps",
+    for name in ("full_disk_while_the_guest_runs", "full_disk_after_the_guest", "results_that_cannot_be_written", "another_make_has_built_there",
+                 "clock_that_jumps",
                  "interrupt_while_booting", "interrupt_in_a_case", "interrupt_at_the_end"):
         suite.addTest(Faults(name))
     return suite

@@ -40,7 +40,8 @@ class Machines(unittest.TestCase):
         return {**os.environ, "FAKE_QEMU": fate, "QEMU": FAKE, "OUT": str(self.root / "out"),
                 "RESULTS": str(self.root / "results"), "MODE": "npt", "SERIES": "patched",
                 "BASE": "v6.12", "CASES": "", "CONFIG": "", "ACCEL": "tcg", "CPUS": "2",
-                "TIMEOUT": "", "SEED": "", "STRESS": "", "OPS": "", "COMPARE": "", "CASES_FILE": str(self.root / "cases")}
+                "TIMEOUT": "", "SEED": "", "STRESS": "", "OPS": "", "COMPARE": "", "SERIES_ID": "", "KERNEL": "", "RANGE": "",
+                "CASES_FILE": str(self.root / "cases")}
 
     def start(self, fate, **more):
         return subprocess.Popen(["/usr/bin/python3", str(arch.ROOT / "ci" / "check.py"), "x86"],

@@ -19,7 +19,9 @@ class Fixture(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.root = pathlib.Path(directory.name)
-        self.git = {**os.environ, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@localhost",
+        # As if make had not been given any
+        knobs = ("KERNEL", "KERNEL_COMMITS", "RANGE", "OUT")
+        self.git = {**{k: v for k, v in os.environ.items() if k not in knobs}, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@localhost",
                     "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@localhost",
                     "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
         self.make_tarball()
@@ -116,6 +118,28 @@ class Series(Fixture):
         self.assertEqual(self.apply(), (0, ""))
         self.assertFalse(any((self.root / "victim" / ".git" / "refs" / "heads").iterdir()))
 
+    def test_a_run_that_was_cut_off_leaves_nobodys_work(self):
+        self.apply()
+        self.sh("touch tree/.git/busy; rm tree/.git/applied; echo half > tree/file; cd tree && git commit -qam half")
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertIn("nine", self.file())
+        self.assertFalse((self.root / "tree" / ".git" / "busy").exists())
+
+    def test_a_failure_leaves_the_tree_for_the_next_run(self):
+        self.patch(2).write_text(self.patch(2).read_text().replace("-9\n", "-8\n"))
+        self.refuse("does not apply")
+        self.assertFalse((self.root / "tree" / ".git" / "busy").exists())
+
+    def test_an_object_is_missing(self):
+        self.apply("base")
+        shutil.rmtree(self.root / "tree")
+        blob = subprocess.run("git -C cache/linux-of-one-file-* rev-parse base:file", shell=True, cwd=self.root, env=self.git,
+                              capture_output=True, text=True, check=True).stdout.strip()
+        objects, = (self.root / "cache").glob(f"*/.git/objects/{blob[:2]}/{blob[2:]}")
+        objects.unlink()
+        self.refuse("objects are missing from .*cache/linux-of-one-file-.*can be removed")
+        self.assertFalse((self.root / "tree").exists())
+
     def test_already_applied(self):
         self.patch(2).write_text(self.patch(1).read_text())
         self.refuse(r"0002-.*\.patch does not apply")
@@ -171,18 +195,23 @@ class Kernel(Fixture):
 
     def make_patches(self):
         super().make_patches()
-        self.sh("git clone -q linux mine && cd mine && git checkout -q base && echo a > a && git add a && git commit -qm a &&"
+        self.sh("git clone -q linux mine && cd mine && git checkout -q base && mkdir -p include/uapi/linux &&"
+                "echo KVM_MEM_ABSENT_MAPPING_FAULT > include/uapi/linux/kvm.h && echo a > a && git add a include && git commit -qm a &&"
                 "sed -i s/^15$/fifteen/ file && git commit -qam b && git tag -f base HEAD")
         self.git.update(KERNEL=str(self.root / "mine"))
         self.before = self.everything()
 
     def everything(self):
         """The state of the tree that must not change."""
-        return subprocess.run("git for-each-ref; git status --porcelain; cat file; find .git -newer file -name '*.lock'; ls .git/worktrees",
+        return subprocess.run("sha256sum .git/index; stat -c %i .git/index; git for-each-ref; git --no-optional-locks status --porcelain;"
+                              "cat file; find .git -newer file -name '*.lock'; ls .git/worktrees",
                               shell=True, cwd=self.root / "mine", capture_output=True, text=True, env=self.git).stdout
 
     def tearDown(self):
         self.assertEqual(self.everything(), self.before)
+
+    def tip(self, name):
+        return subprocess.run(["git", "-C", str(self.root / "mine"), "rev-parse", name], capture_output=True, text=True, check=True).stdout.strip()
 
     def commit(self, name):
         return subprocess.run(["git", "-C", str(self.root / "tree"), "rev-parse", name], capture_output=True, text=True, check=True).stdout.strip()
@@ -194,6 +223,49 @@ class Kernel(Fixture):
         self.assertEqual(self.apply("base"), (0, ""))
         self.assertNotIn("three", self.file())
 
+    def test_its_index_is_not_refreshed(self):
+        self.sh("touch -d 2001-01-01 mine/a")
+        self.assertEqual(self.apply(), (0, ""))
+
+    def test_of_another_owner(self):
+        if os.geteuid():
+            self.skipTest("needs root")
+        self.sh("chown -R nobody mine")
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertIn("fifteen", self.file())
+        self.sh("chown -R root mine")
+
+    def test_what_it_was_when_make_began(self):
+        self.git["KERNEL_COMMITS"] = self.tip("HEAD~1")
+        self.assertEqual(self.apply(), (0, ""))
+        self.assertNotIn("fifteen", self.file())
+
+    def test_merged_already(self):
+        self.sh("cd mine && git am -q ../series/0001-*")
+        self.before = self.everything()
+        status, err = self.apply()
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn("nine", self.file())
+        self.sh("cd mine && git am -q ../series/0002-*")
+        self.before = self.everything()
+        self.refuse("has the whole series already: .*SERIES=HEAD~2..HEAD")
+
+    def test_not_a_tree_of_ours(self):
+        self.apply()
+        self.sh("git -c advice.detachedHead=false clone -q mine tree/inner")
+        for path in ("tree", "tree/inner"):
+            self.git["KERNEL"] = str(self.root / path)
+            self.refuse("a tree that make builds in")
+        self.assertTrue((self.root / "tree" / "inner" / "file").exists())
+
+    def test_what_is_left_after_a_conflict(self):
+        """git am goes on with the patches after it."""
+        self.patch(1).write_text(self.patch(1).read_text().replace("-3\n", "-4\n"))
+        self.refuse(r"0001-.*\.patch does not apply")
+        self.sh("cd tree && sed -i s/^3$/THREE/ file && git add file && git am --continue -q")
+        self.assertIn("nine", self.file())
+        self.refuse("commits of yours")
+
     def test_its_own_commits(self):
         self.git["RANGE"] = "HEAD~2..HEAD~1"
         self.assertEqual(self.apply(), (0, ""))
@@ -203,6 +275,12 @@ class Kernel(Fixture):
         self.assertEqual(self.commit("origin/base..HEAD").count("\n"), 1)
         self.assertEqual(self.apply("base"), (0, ""))
         self.assertFalse((self.root / "tree" / "a").exists())
+
+    def test_a_range_has_the_feature(self):
+        self.sh("cd mine && git rm -q include/uapi/linux/kvm.h && git commit -qm without")
+        self.before = self.everything()
+        self.git["RANGE"] = "HEAD~1..HEAD"
+        self.refuse("no KVM_MEM_ABSENT_MAPPING_FAULT at 'HEAD'")
 
     def test_bad_ranges(self):
         for given, words in (("HEAD~2...HEAD", "two dots"), ("HEAD~2..", "two dots"), ("HEAD~2..HEAD~1..HEAD", "two dots"),

@@ -406,7 +406,8 @@ def boot_inputs(request, again):
 def fragments(arch, config):
     """Hashes of what a kernel's configuration is made of."""
     names = ["kernel", arch.name, *([config, f"{arch.name}-{config}"] if config else [])]
-    return [run.sha256(path) for path in (ROOT / "guest-images" / f"{name}.config" for name in names) if path.exists()]
+    places = (ROOT / "guest-images", ROOT / "kernel-patches" / run.knob("BASE"))
+    return [run.sha256(path) for path in (place / f"{name}.config" for place in places for name in names) if path.exists()]
 
 
 def first_error(log):
