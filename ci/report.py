@@ -88,13 +88,13 @@ def since_lines(found):
         yield wrap(f"   - {subject}", "       ", "  ")
     for arch, rows in found.get("exact", {}).items():
         for row in moved_rows(rows):
-            yield wrap(f"{arch} {row['mode']}: {number(row['against'])} -> {number(row['series'])} {row['metric']} of a fault (exact count)",
+            yield wrap(f"{arch} {row['mode']}: {number(row['against'])} -> {number(row['series'])} {perf.unit(row['metric'])} (exact count)",
                        "       ", "  ")
 
 
 def moved_rows(rows):
     """Of the usual fault; the rest is in the table."""
-    return [row for row in rows if row["metric"] == "instructions" and row.get("against") not in (None, row["series"])]
+    return [row for row in rows if row["metric"] == "median" and row.get("against") not in (None, row["series"])]
 
 
 def cell(checks):
@@ -152,20 +152,20 @@ def matrix_lines(found):
 
 def exact_table(found):
     for arch, rows in found.get("exact", {}).items():
-        yield wrap(f"{arch}: of single faults, exact count under QEMU icount: instructions that half of them do not exceed, that 97 in 100 "
-                   "do not (q97), exits of KVM_RUN")
+        yield wrap(f"{arch}: of single faults, exact count under QEMU icount: instructions, the median, and what 90 and 99 in 100 "
+                   "do not exceed; exits of KVM_RUN")
         yield f"{'':39}{'base':>9}{'earlier':>9}{'now':>9}"
         for row in (r for r in rows if r["exact"]):
             values = "".join(f"{number(row.get(kind)):>9}" for kind in ("base", "against", "series"))
             yield f"  {row['mode']:24} {row['metric']:12}{values}"
-        rest = [f"{row['mode']} {row['metric']}" for row in rows if not row["exact"]]
-        if rest:
-            yield wrap(f"not exact, two boots of one image differ: {', '.join(rest)}", "  ", "  ")
+        rest = [f"{row['mode']} {row['metric']} by {number(row['spread'])}" for row in rows if not row["exact"]]
+        yield wrap(f"A/A control, two boots of each image with other random numbers: spread 0 in {len(rows) - len(rest)} of {len(rows)} rows"
+                   + f"; not judged, as they differ: {', '.join(rest)}" * bool(rest), "  ", "  ")
         yield ""
 
 
 def number(value):
-    return "-" if value is None else f"{value:.3f}".rstrip("0").rstrip(".")
+    return "-" if value is None else perf.text_of(value)
 
 
 def rate_table(found):
@@ -179,11 +179,12 @@ def rate_table(found):
             yield f"{arch}: rates: not usable"
             continue
         yield f"{arch}: rates in the lockstep model, {rows[0]['blocks']} ABBA blocks, against the earlier revision"
+        yield "  in brackets: a 95 % interval of that rate alone"
         others = [name for name in rates["measured_by"] if name != found["repository"]]
         if others:
             yield wrap(f"measured by {', '.join(others)} of this repository, judged by {found['repository']}", "  ", "  ")
         for row in rows:
-            yield wrap(f"{row['name']}: {row['change']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], p = {row['p']:.3f} (Holm), {row['verdict']}; "
+            yield wrap(f"{row['name']}: {row['change']:+.2f} % [{row['low']:+.2f}, {row['high']:+.2f}], p = {row['p']:.3f} (Holm), {row['verdict']}; "
                        f"A/A control p = {row['control_p']:.2f}; with 90 % power {row['smallest']:.1f} % would have been seen; threshold {row['least']:g} %",
                        "      ", "  ")
 

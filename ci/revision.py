@@ -316,12 +316,14 @@ def judge_whole(judge, more):
         more.update(matrix=judge.judge_matrix(), rates={})
     more["exact"] = {}
     for arch in judge.archs:
-        try:
-            more["exact"][arch.name] = judge.judge_exact(arch, exact, {k: v for k, v in ends.items() if k != "base" or not some})
-            if not some:
-                more["rates"][arch.name] = judge.judge_rates(arch, rates)
-        except BadInput as error:
-            judge.add(0, arch.name, "cost", "harness", str(error))
+        judges = {"exact": lambda arch=arch: judge.judge_exact(arch, exact, {k: v for k, v in ends.items() if k != "base" or not some})}
+        if not some:
+            judges["rates"] = lambda arch=arch: judge.judge_rates(arch, rates)
+        for kind, function in judges.items():
+            try:
+                more[kind][arch.name] = function()
+            except BadInput as error:
+                judge.add(0, arch.name, "cost", getattr(error, "status", "harness"), str(error))
 
 
 def judge_all(judge, numbers, more):

@@ -281,7 +281,7 @@ class Workshop:
         """All that their boots depend on, and how those are put together."""
         boots = [boot_inputs(self.measured(arch, where, "scale", modes, vcpus), 0) for where in images.values()]
         plugin = guest.plugin_path(self.measured(arch, 0, "scale", modes, vcpus), "lockstep")
-        return [boots, stats.ORDER, run.sha256(plugin)]
+        return [boots, stats.ORDER, "by mode", run.sha256(plugin)]
 
     def block(self, arch, images, attempt, vcpus, modes, number, function):
         """Rates of a block of boots of two images, which were measured in one go."""
