@@ -19,6 +19,9 @@ int __attribute__((weak)) main(int argc, char *argv[])
 		}
 	}
 
+	/* As of a kernel between two bases; what a base lacks is said in its file. */
+	if (argc == 2)
+		fprintf(stderr, "%s: no case %s: misspelt, or about what these kernel headers do not have\n", argv[0], argv[1]);
 	fprintf(stderr, "usage: %s CASE, one of:\n", argv[0]);
 	for (c = __start_cases; c < __stop_cases; c++)
 		fprintf(stderr, "  %s\n", c->name);

@@ -190,6 +190,9 @@ CASE(flag_protected_vm)
 	TEST_ASSERT(vm.fd >= 0, "creating a protected VM should work, errno %d", errno);
 	TEST_ASSERT(ioctl(vm.fd, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_FAULT_NOWAIT) == 0,
 		    "a protected VM should not have the capability");
+	/* Neither created with it, nor given it */
+	expect(&vm, V1, FLAG, -EPERM);
+	expect(&vm, V2, FLAG, -EPERM);
 	expect(&vm, V2, 0, 0);
 	expect(&vm, V2, FLAG, -EPERM);
 	expect(&vm, V1, FLAG, -EPERM);

@@ -414,6 +414,7 @@ struct worker {
 	uint64_t random;
 	size_t page;		/* that it accesses */
 	uint64_t accesses, exits;
+	uint64_t emulated;	/* accesses that met a missing slot */
 	uint64_t *counts;	/* how often this vCPU has written to each page */
 };
 
@@ -452,6 +453,7 @@ static void emulate(struct worker *w, struct kvm_run *run)
 	char *memory = w->s->t.alias + (run->mmio.phys_addr - TEST_GPA);
 
 	TEST_ASSERT(w->s->slot_may_be_missing, "the slot is there, but gpa 0x%llx exits as MMIO", run->mmio.phys_addr);
+	w->emulated++;
 	if (run->mmio.is_write)
 		memcpy(memory, run->mmio.data, run->mmio.len);
 	else
@@ -536,15 +538,17 @@ static void *disturb_main(void *arg)
  */
 static bool is_enough(struct stress *s)
 {
-	uint64_t exits = 0;
+	uint64_t exits = 0, emulated = 0;
 	int i;
 
 	for (i = 0; i < VCPUS; i++) {
 		if (s->workers[i].accesses < s->t.pages)
 			return false;
 		exits += s->workers[i].exits;
+		emulated += s->workers[i].emulated;
 	}
-	return s->disturbances && (s->may_not_exit || s->rarely_exits || exits > s->t.pages);
+	return s->disturbances && (!s->slot_may_be_missing || emulated) &&
+	       (s->may_not_exit || exits > (s->rarely_exits ? 0 : s->t.pages));
 }
 
 static void heartbeat(struct stress *s)
@@ -553,9 +557,10 @@ static void heartbeat(struct stress *s)
 
 	for (second = 0; second < seconds_of_stress() || !is_enough(s); second++) {
 		sleep(1);
-		printf("%d s: accesses %lu + %lu, exits %lu + %lu, disturbances %lu\n", second + 1,
+		printf("%d s: accesses %lu + %lu, exits %lu + %lu, missing slots %lu + %lu, disturbances %lu\n", second + 1,
 		       s->workers[0].accesses, s->workers[1].accesses,
-		       s->workers[0].exits, s->workers[1].exits, s->disturbances);
+		       s->workers[0].exits, s->workers[1].exits,
+		       s->workers[0].emulated, s->workers[1].emulated, s->disturbances);
 		fflush(stdout);
 	}
 }
