@@ -12,6 +12,11 @@ from arch import ROOT
 APPLY = str(ROOT / "kernel-patches" / "apply")
 
 
+def without_knobs():
+    """The environment as if make had not been given a tree, also if it is make that runs this."""
+    return {name: value for name, value in os.environ.items() if name not in ("KERNEL", "KERNEL_COMMITS", "RANGE", "OUT")}
+
+
 class Fixture(unittest.TestCase):
     """A kernel of one file, and a series of two patches, made with the real tools."""
 
@@ -19,9 +24,7 @@ class Fixture(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.root = pathlib.Path(directory.name)
-        # As if make had not been given any
-        knobs = ("KERNEL", "KERNEL_COMMITS", "RANGE", "OUT")
-        self.git = {**{k: v for k, v in os.environ.items() if k not in knobs}, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@localhost",
+        self.git = {**without_knobs(), "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@localhost",
                     "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@localhost",
                     "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
         self.make_tarball()
@@ -390,7 +393,7 @@ class Make(unittest.TestCase):
     def refuse(self, words, *arguments, **environment):
         with tempfile.TemporaryDirectory() as out:
             done = subprocess.run(["make", "-C", str(ROOT), f"O={out}/o", *arguments],
-                                  env={**{k: v for k, v in os.environ.items()
+                                  env={**{k: v for k, v in without_knobs().items()
                                           if not k.startswith(("MAKE", "MFLAGS"))}, **environment},
                                   capture_output=True, text=True)
             self.assertEqual(done.returncode, 2, done.stderr)
