@@ -156,7 +156,9 @@ def main(argv):
     text = "\n".join([f"plants in {' and '.join(releases)}", "", *lines]) + "\n"
     (this.directory / "plants.txt").write_text(text)
     if len(found) == len(arch_.names()):
-        (run.results_of(run.knob("BASE")) / "plants.txt").write_text(text)
+        table = run.results_of(run.knob("BASE")) / "plants.txt"
+        table.parent.mkdir(exist_ok=True)
+        table.write_text(text)
     return int(unseen > 0 or not lines)
 
 

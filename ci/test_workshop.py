@@ -3,10 +3,13 @@
 import contextlib
 import io
 import re
+import tempfile
 import unittest.mock
 
+import arch
 import guest
 import run
+import step
 import store
 import test_machines
 import workshop
@@ -84,6 +87,22 @@ class Others(unittest.TestCase):
                                     ("apply: /usr/src/linux.tar.xz is missing: install linux-source", False),
                                     ("apply: cannot unpack x: is it whole, and is the disk full?", False)):
             self.assertEqual(bool(workshop.OF_THE_SERIES.search(said)), of_the_series, said)
+
+    def test_a_base_has_fragments_of_its_own(self):
+        """kernel-patches/mainline/debug.config is part of what a debug kernel is known by."""
+        keys = []
+        for base in ("mainline", "v6.12"):
+            with unittest.mock.patch.dict("os.environ", BASE=base):
+                keys.append(workshop.fragments(arch.load("x86"), "debug"))
+        self.assertNotEqual(*keys)
+
+    def test_the_end_of_what_we_say_is_not_cut(self):
+        with tempfile.NamedTemporaryFile("w") as log, contextlib.redirect_stderr(io.StringIO()) as said:
+            log.write(f"gcc {'x' * 200} cut\napply: {'x' * 200} what to do\n")
+            log.flush()
+            step.fail("tree", log.name, 2)
+        self.assertIn("what to do", said.getvalue())
+        self.assertNotIn("cut", said.getvalue())
 
     def test_what_a_dying_tool_said_is_not_kept(self):
         self.assertEqual(workshop.whole([("fail", "a")]), [("fail", "a")])
