@@ -73,8 +73,11 @@ class Timeline(unittest.TestCase):
 
     def test_adds_up(self):
         part = timeline.timed_parts(self.path(PART))[0]
-        for ticks, problem in ((99, ""), (96, ""), (95, "by the counter"), (100, "by the counter")):
-            said = bench.check_timeline([part] * 2, [{"ticks": 1, "pages": 3}] + [{"ticks": ticks, "pages": 3}] * 2, 1)
+        # 99 instructions, 3 of them perhaps counted twice, and a tick of the counter more or less
+        for tick, ticks, problem in ((1, 100, ""), (1, 95, ""), (1, 94, "by the counter"), (1, 101, "by the counter"),
+                                     (16, 5, ""), (16, 7, ""), (16, 4, "by the counter"), (16, 8, "by the counter")):
+            batches = [{"ticks": 1, "pages": 3}] + [{"ticks": ticks, "pages": 3}] * 2
+            said = bench.check_timeline([part] * 2, batches, tick)
             self.assertIn(problem, said)
             self.assertEqual(bool(problem), bool(said))
 
