@@ -24,7 +24,6 @@ from arch import ROOT, BadInput
 from verdict import Verdict
 
 WIDTH = 72
-SCHEMA = ROOT / "ci" / "revision.schema.json"
 # "same": as after the patch before; "left": not looked at, for a reason that the limits say
 GOOD = ("pass", "same", "known", "left")
 MARKS = {"": " ", "same": "=", "changed": "!", "new": "+"}
@@ -361,11 +360,12 @@ def summary(checks):
 
 # --- files ---
 
-def validate(found):
+def validate(found, name="revision"):
+    """Refuse what ci/NAME.schema.json does not allow."""
     try:
-        jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+        jsonschema.validate(found, json.loads((ROOT / "ci" / f"{name}.schema.json").read_text()))
     except jsonschema.ValidationError as error:
-        raise BadInput(f"revision.json: {'/'.join(map(str, error.absolute_path))}: {error.message[:200]}") from None
+        raise BadInput(f"{name}.json: {'/'.join(map(str, error.absolute_path))}: {error.message[:200]}") from None
 
 
 def check_width(text):
@@ -381,7 +381,9 @@ def faces(directory, found):
     pictures = {"From the repository's results/, not of this run: instructions of a fault (make bench)": svg_of("stages.svg"),
                 "Likewise: scaling in the lockstep model (make scale FULL=1)": svg_of("scaling.svg")}
     (directory / "report.html").write_text(page(found, pictures))
-    (directory / "kcidb.json").write_text(json.dumps(without_none(kcidb(found)), indent=1) + "\n")
+    for_kcidb = without_none(kcidb(found))
+    validate(for_kcidb, "kcidb")
+    (directory / "kcidb.json").write_text(json.dumps(for_kcidb, indent=1) + "\n")
     (directory / "b4.json").write_text(json.dumps(b4(found), indent=1) + "\n")
     return text
 

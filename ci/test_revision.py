@@ -634,6 +634,15 @@ class Reports(Scratch):
         self.assertEqual(len(told["tests"]), 3, "only of what was built")
         self.assertTrue(all(t["build_id"] in {b["id"] for b in told["builds"]} for t in told["tests"]))
 
+    def test_what_kcidb_would_refuse(self):
+        told = report.without_none(report.kcidb(found(self.CHECKS)))
+        report.validate(told, "kcidb")
+        for table, broken in (("tests", {"status": "same"}), ("tests", {"path": "patch 1"}), ("tests", {"log": "x"}), ("builds", {"id": "no colon"}),
+                              ("builds", {"architecture": "x86-64"}), ("checkouts", {"message_id": "<1@example.org>"}), ("checkouts", {"valid": None})):
+            spoiled = {**told, table: [{**told[table][0], **broken}, *told[table][1:]]}
+            with self.assertRaises(arch.BadInput, msg=str(broken)):
+                report.validate(spoiled, "kcidb")
+
     def test_what_the_schema_refuses(self):
         report.validate(found(self.CHECKS))
         for broken in ({"version": 2}, {"verdict": "green"}, {"checks": []}, {"patches": []}):
