@@ -6,7 +6,8 @@ usage: outgoing.py V    (what make series V=n calls; knobs: BASE, AGAINST)
 
 Writes build/outgoing/vN-*.patch: the patches of kernel-patches/BASE, our tests as the last one
 (selftests/ has the only copy), and the cover letter, with the tables of results/ and, with
-AGAINST=, git range-diff against the revision before.  Then applies what it wrote to the base,
+AGAINST=, git range-diff against the revision before.  Each mail is addressed to whom MAINTAINERS
+names for the whole.  Then applies what it wrote to the base,
 and refuses it unless that is the tree that is tested, plus the tests.
 """
 import pathlib
@@ -20,6 +21,7 @@ import arch as arch_
 import cases
 import run
 import series as series_
+import static
 from arch import ROOT, BadInput
 from git import git
 
@@ -187,6 +189,13 @@ def apply(directory, series, tree):
         raise BadInput(done.stderr.strip().splitlines()[-1])
 
 
+def addressed(tree, diff):
+    """git format-patch's options: to those who maintain what the series changes; reviewers and lists get copies."""
+    diff.write_text(git(tree, "diff", "origin/base", "HEAD") + "\n")
+    people = static.addresses(tree, diff, "--no-l", "--no-r")
+    return [*(f"--to={one}" for one in people), *(f"--cc={one}" for one in static.addresses(tree, diff, "--no-m") if one not in people)]
+
+
 def prove(out, tested, whole, scratch):
     """git am of what was written, on the base, has to give these two trees."""
     shutil.copy(ROOT / "kernel-patches" / run.knob("BASE") / "base", scratch)
@@ -219,6 +228,7 @@ def outgoing(argv):
             raise BadInput(f"{tree}: the last commit is not the tests alone, or not all of them")
         options = [f"--range-diff={earlier_head(tree, run.knob('AGAINST'), scratch / 'against')}"] if run.knob("AGAINST") else []
         options += ["--creation-factor=60"] if options else []
+        options += addressed(tree, scratch / "diff")
         git(tree, "-c", "user.name=KVM fast-only project", "-c", "user.email=kvm-fast-only@project.invalid", "format-patch", "-q", f"-v{version}",
             "--cover-letter", "--base=origin/base", "--thread", "--signature=2.39", "-o", str(out), *options, "origin/base")
         letter = next(out.glob(f"v{version}-0000-*"))

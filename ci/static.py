@@ -53,13 +53,21 @@ def subject_form(_, patch):
     return [("fail", "the subject ends with a full stop")] if subject.endswith(".") else []
 
 
+def addresses(tree, diff, *kinds):
+    """Whom this tree's MAINTAINERS names for a patch; kinds: get_maintainer.pl's options."""
+    status, said = output_of("perl", "scripts/get_maintainer.pl", "--no-git", "--no-git-fallback", "--no-rolestats", *kinds, str(diff.resolve()), cwd=tree)
+    found = [line for line in said.splitlines() if "@" in line]
+    if status or not found:
+        raise BadInput(f"get_maintainer.pl names nobody: {said.strip()[:200]}")
+    return found
+
+
 def recipients(tree, patch):
-    """There has to be a person to send it to, besides the list that gets everything."""
-    status, said = output_of("perl", "scripts/get_maintainer.pl", "--no-git", "--no-git-fallback", "--no-rolestats", "--no-n",
-                             str(patch.path.resolve()), cwd=tree)
-    people = [line for line in said.splitlines() if "@" in line and "@vger.kernel.org" not in line and "@lists." not in line]
-    if status or not people:
-        return [("fail", f"get_maintainer.pl names nobody: {said.strip()[:200]}")]
+    """There has to be a person to send it to, besides the lists."""
+    try:
+        addresses(tree, patch.path, "--no-l")
+    except BadInput as error:
+        return [("fail", str(error))]
     return []
 
 
