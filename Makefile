@@ -120,7 +120,8 @@ endif
 # --- what is built ---
 
 OUT := $(O)/$(if $(KERNEL),kernel,$(BASE))
-patches := $(sort $(wildcard kernel-patches/$(BASE)/*.patch))
+# Without the cover letter: no kernel depends on it
+patches := $(filter-out %/0000-cover-letter.patch,$(sort $(wildcard kernel-patches/$(BASE)/*.patch)))
 # What the release says: the patches, and of somebody's tree the commits
 # as they are now: what is committed while this builds is for the next make
 KERNEL_COMMITS := $(or $(if $(filter-out 0,$(MAKELEVEL)),$(KERNEL_COMMITS)),$(if $(KERNEL),$(shell \
