@@ -9,9 +9,11 @@ what is wrong, and
 	Patch:  which one gets the diff as well
 	Before: in front of which other one it is put, if it is only moved
 	Arch:   where it is tried
+	Of:     "the whole", if what is wrong shows in rates, which are of the whole series alone
 	Finds:  what has to be the first finding: tool, status, and words of it
-The series is judged with PATCHES= that one and its neighbours, against the one that is not
-spoiled.  Writes results/RUN/spoiled.txt, and results/spoiled.txt if it tried all.
+The series is judged with PATCHES= that one and its neighbours, or as a whole; if it is about
+costs, against the one that is not spoiled.  Writes results/RUN/spoiled.txt, and
+results/spoiled.txt if it tried all.
 
 Exit status: 0, or 1 if one was not found, 2 if one could not be tried.
 """
@@ -32,7 +34,7 @@ import series as series_
 from arch import ROOT, BadInput
 from git import git
 
-HEADER = re.compile(r"(Patch|Before|Arch|Finds): (.*)")
+HEADER = re.compile(r"(Patch|Before|Arch|Of|Finds): (.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Spoiled:
     patch: int
     before: int     # 0: where it is
     arch: str
+    whole: bool
     tool: str       # of what has to be found
     status: str
     words: str
@@ -53,9 +56,11 @@ def load(path):
     words = dict(match.groups() for match in map(HEADER.fullmatch, head.splitlines()) if match)
     try:
         tool, status, text = words["Finds"].split(" | ")
-        found = Spoiled(path.stem, head.splitlines()[0], int(words["Patch"]), int(words.get("Before", 0)), words["Arch"], tool, status, text, path)
+        found = Spoiled(path.stem, head.splitlines()[0], int(words["Patch"]), int(words.get("Before", 0)), words["Arch"],
+                        {"": False, "the whole": True}[words.get("Of", "")], tool, status, text, path)
     except (KeyError, ValueError):
-        raise BadInput(f"{path}: want what is wrong, Patch:, Arch:, Finds: tool | status | words") from None
+        raise BadInput(f"{path}: want what is wrong, Patch:, Arch:, Finds: tool | status | words; Of:, if given, is "
+                       "\"the whole\"") from None
     if bool(marker) == bool(found.before):
         raise BadInput(f"{path}: want a diff, or Before:")
     return found
@@ -101,8 +106,10 @@ def go_to_patch(tree, series, number):
 
 def judge(spoiled, place):
     """(whether it was the first finding, what was)"""
-    where = spoiled.before or spoiled.patch
-    command = ["make", "revision", f"OF={place}", f"ARCH={spoiled.arch}", f"PATCHES={where}-{where + bool(spoiled.before)}"]
+    where = 0 if spoiled.whole else spoiled.before or spoiled.patch
+    command = ["make", "revision", f"OF={place}", f"ARCH={spoiled.arch}"]
+    if where:
+        command.append(f"PATCHES={where}-{where + bool(spoiled.before)}")
     if spoiled.tool == "cost":
         command.append(f"AGAINST={ROOT / 'kernel-patches' / run.knob('BASE')}")
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MUTANTS", "ARCH")}

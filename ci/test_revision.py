@@ -294,6 +294,15 @@ class Engines(unittest.TestCase):
 
 
 class Spoiled(Scratch):
+    def test_what_is_run(self):
+        text = "Bad.\n\nPatch: 7\nArch: x86\n{}Finds: {} | fail | a\n\ndiff --git a/a b/a\n"
+        for of, tool, wanted in (("", "boot", ["PATCHES=7-7"]), ("", "cost", ["PATCHES=7-7", "AGAINST"]), ("Of: the whole\n", "cost", ["AGAINST"])):
+            (self.root / "a.patch").write_text(text.format(of, tool))
+            with unittest.mock.patch("subprocess.call", return_value=1) as call, self.assertRaisesRegex(arch.BadInput, "not come to an end"):
+                spoil.judge(spoil.load(self.root / "a.patch"), self.root / "place")
+            said = [word.partition("=")[0] if word.startswith("AGAINST") else word for word in call.call_args[0][0][4:]]
+            self.assertEqual(said, wanted)
+
     def test_all_of_ours_can_be_read(self):
         for base in (arch.ROOT / "kernel-patches" / "spoiled").iterdir():
             self.assertTrue(spoil.load_all(base.name))
@@ -301,7 +310,8 @@ class Spoiled(Scratch):
     def test_what_is_refused(self):
         path = self.root / "a.patch"
         for text in ("Bad.\n\nPatch: 7\nArch: x86\nFinds: boot | fail | a\n",  # neither a diff nor a move
-                     "Bad.\n\nPatch: 7\nArch: x86\nFinds: boot\n\ndiff --git a/a b/a\n"):
+                     "Bad.\n\nPatch: 7\nArch: x86\nFinds: boot\n\ndiff --git a/a b/a\n",
+                     "Bad.\n\nPatch: 7\nArch: x86\nOf: all\nFinds: boot | fail | a\n\ndiff --git a/a b/a\n"):
             path.write_text(text)
             with self.assertRaises(arch.BadInput, msg=text):
                 spoil.load(path)
