@@ -30,13 +30,13 @@ import os
 import pathlib
 import re
 import shlex
-import subprocess
 import sys
 import time
 
 import arch as arch_
 import cases as cases_
 import run
+import step
 from arch import ROOT, BadInput
 from git import git
 from verdict import Verdict
@@ -99,7 +99,7 @@ def build(arch, config, log):
     image = pathlib.Path(run.knob("OUT")) / "mutant" / f"{arch}{config and '-' + config}.kernel"
     command = [*shlex.split(run.knob("GUEST")), f"ARCH={arch}", f"CONFIG={config}", str(image)]
     with open(log, "wb") as stream:
-        return subprocess.call(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL) == 0
+        return step.call(command, stream) == 0
 
 
 def judge(boot, killers):

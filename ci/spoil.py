@@ -23,7 +23,6 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 
 import arch as arch_
@@ -31,6 +30,7 @@ import mutants
 import report
 import run
 import series as series_
+import step
 from arch import ROOT, BadInput
 from git import git
 
@@ -115,7 +115,7 @@ def judge(spoiled, place):
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MUTANTS", "ARCH")}
     environment["RESULTS"] = str(place.with_suffix(".results"))  # none of them is a verdict on the series
     with open(place.with_suffix(".log"), "wb") as log:
-        status = subprocess.call(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+        status = step.call(command, log, cwd=ROOT, env=environment)
     last = [line for line in place.with_suffix(".log").read_text(errors="replace").splitlines() if "/mail.txt, " in line]
     if not last:
         raise BadInput(f"{spoiled.name}: make revision has not come to an end, see {place.with_suffix('.log')}")

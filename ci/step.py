@@ -66,6 +66,18 @@ def show_notes(path):
                 print("  " + line.rstrip("\n"), flush=True)
 
 
+def call(command, log, **more):
+    """The exit status of a command whose output goes to a log.  What ends us ends it, too."""
+    process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                               start_new_session=True, **more)
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)  # with a shell that make runs, its compiler
+        process.wait()
+        raise
+
+
 def main(argv):
     verbose = argv[:1] == ["--verbose"]
     name, path, *command = argv[verbose:]

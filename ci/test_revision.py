@@ -298,7 +298,7 @@ class Spoiled(Scratch):
         text = "Bad.\n\nPatch: 7\nArch: x86\n{}Finds: {} | fail | a\n\ndiff --git a/a b/a\n"
         for of, tool, wanted in (("", "boot", ["PATCHES=7-7"]), ("", "cost", ["PATCHES=7-7", "AGAINST"]), ("Of: the whole\n", "cost", ["AGAINST"])):
             (self.root / "a.patch").write_text(text.format(of, tool))
-            with unittest.mock.patch("subprocess.call", return_value=1) as call, self.assertRaisesRegex(arch.BadInput, "not come to an end"):
+            with unittest.mock.patch("step.call", return_value=1) as call, self.assertRaisesRegex(arch.BadInput, "not come to an end"):
                 spoil.judge(spoil.load(self.root / "a.patch"), self.root / "place")
             said = [word.partition("=")[0] if word.startswith("AGAINST") else word for word in call.call_args[0][0][4:]]
             self.assertEqual(said, wanted)

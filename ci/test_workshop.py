@@ -2,8 +2,14 @@
 """make revision under fault: what is kept of a boot, and what is not."""
 import contextlib
 import io
+import os
+import pathlib
 import re
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 import unittest.mock
 
 import arch
@@ -103,6 +109,33 @@ class Others(unittest.TestCase):
             step.fail("tree", log.name, 2)
         self.assertIn("what to do", said.getvalue())
         self.assertNotIn("cut", said.getvalue())
+
+    def test_what_make_has_begun_ends_with_us(self):
+        for number, command in ((signal.SIGINT, "sleep 60; touch done"), (signal.SIGKILL, "sleep 60")):
+            with tempfile.TemporaryDirectory() as name:
+                (pathlib.Path(name) / "Makefile").write_text(f"all:\n\ttouch begun\n\t{command}\n")
+                us = subprocess.Popen([sys.executable, "-c", "import step, sys; step.call(['make'], None, cwd=sys.argv[1])", name],
+                                      cwd=arch.ROOT / "ci", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                self.wait_for(lambda name=name: (pathlib.Path(name) / "begun").exists())
+                us.send_signal(number)
+                us.wait(10)
+                self.wait_for(lambda name=name: name not in self.directories())
+
+    @staticmethod
+    def directories():
+        """Where all processes are."""
+        found = set()
+        for link in pathlib.Path("/proc").glob("[0-9]*/cwd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(link))
+        return found
+
+    def wait_for(self, condition):
+        for _ in range(200):
+            if condition():
+                return
+            time.sleep(0.05)
+        self.fail("not within 10 s")
 
     def test_what_a_dying_tool_said_is_not_kept(self):
         self.assertEqual(workshop.whole([("fail", "a")]), [("fail", "a")])

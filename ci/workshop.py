@@ -26,6 +26,7 @@ import scale
 import series as series_
 import static
 import stats
+import step
 from arch import ROOT, BadInput
 from git import git
 from store import Store, digest
@@ -198,7 +199,7 @@ class Workshop:
         """Have guest-images/guest.mk make one file."""
         command = [*shlex.split(run.knob("GUEST")), f"ARCH={arch.name}", *(f"{k}={v}" for k, v in variables.items()), str(target)]
         with open(log, "ab") as stream:
-            return subprocess.call(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL) == 0
+            return step.call(command, stream) == 0
 
     def keep(self, kind, inputs, files):
         stage = self.this.directory / "image"
