@@ -195,20 +195,6 @@ def given_up_lines(arch, rates):
                    f"p = {perf.control_p(rows):.3f}); what follows is measurement {number + 1}", "  ")
 
 
-EXCERPT = 6
-
-
-def excerpt(log):
-    """The last lines of a log, up to the one that is named: who reads the mail does not have the file."""
-    path, _, line = log.rpartition(":")
-    path, last = (pathlib.Path(path), int(line)) if line.isdigit() else (pathlib.Path(log), None)
-    try:
-        lines = path.read_text(errors="replace").splitlines()[:last]
-    except OSError:
-        return
-    yield from (f"      | {text[:WIDTH - 8]}" for text in lines[-EXCERPT:])
-
-
 def repeat_lines(found):
     seen = set()
     for check in findings(found):
@@ -217,7 +203,7 @@ def repeat_lines(found):
             yield f"  {check['repeat']}"
         if check["log"]:
             yield f"      {check['log']}"
-            yield from excerpt(check["log"])
+            yield from (f"      | {text[:WIDTH - 8]}" for text in run.excerpt(check["log"]))
     if not seen:
         yield f"  {found['command']}"
 

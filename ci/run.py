@@ -40,6 +40,9 @@ GIVEN_AGAIN = {"SERIES": "patched", "CONFIG": "", "ACCEL": "tcg", "TIMEOUT": "",
 # Knobs that a case reads itself, from its environment: see selftests/README.md.
 FOR_CASES = ("SEED", "STRESS", "OPS")
 
+# Of a log, below a finding
+EXCERPT, EXCERPT_COLUMNS = 6, 100
+
 REMEDIES = {errno.ENOSPC: "make room", errno.ENOENT: "make images has not been run, or was cleaned away",
             errno.EACCES: "RESULTS= names another place", errno.EROFS: "RESULTS= names another place"}
 
@@ -426,16 +429,28 @@ def knobs_given(*more):
     return [shlex.quote(f"{name}={value}") for name, value in given.items() if value not in ("", defaults.get(name))]
 
 
+def excerpt(log):
+    """The last lines of FILE, or up to the one that FILE:LINE names: who reads a report may not have the file."""
+    path, _, line = log.rpartition(":")
+    path, last = (pathlib.Path(path), int(line)) if line.isdigit() else (pathlib.Path(log), None)
+    try:
+        return path.read_text(errors="replace").splitlines()[:last][-EXCERPT:]
+    except OSError:
+        return []
+
+
 def explain(boot, finding):
-    """A finding, its log, and the one command that repeats just it."""
+    """A finding, its log with the end of it, and the one command that repeats just it."""
     request = boot.request
     knobs = [f"ARCH={request.arch.name}", f"MODE={request.mode.name}", *knobs_given()]
     knobs += [f"VCPUS={request.lockstep.vcpus}"] if request.lockstep else []
     knobs += [f"CASES={finding.case}"] if finding.case else []
     if finding.verdict == Verdict.KNOWN:
         return f"KNOWN {request.name} {finding.case}: {finding.text}"
+    log = f"{boot.directory}/{finding.where}"
+    said = "".join(f"      | {line[:EXCERPT_COLUMNS]}\n" for line in excerpt(log))
     return (f"{finding.verdict.name} {request.name} {finding.case}: {finding.text}\n"
-            f"    log:    {boot.directory}/{finding.where}\n"
+            f"    log:    {log}\n{said}"
             f"    repeat: make {'check' if request.kind == 'tests' else request.kind} {' '.join(knobs)}")
 
 

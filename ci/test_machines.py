@@ -206,6 +206,14 @@ class Deadlines(unittest.TestCase):
 
 
 class Knobs(unittest.TestCase):
+    def test_a_finding_shows_the_end_of_its_log(self):
+        machine = arch.load("arm64")
+        request = guest.Request(machine, machine.modes[0], "tests", (), None, None, None, "")
+        with tempfile.TemporaryDirectory() as name:
+            (pathlib.Path(name) / "tests.ktap").write_text("# case a 1\n#   a.c:7: no exit\nnot ok 1 a\n# case b 1\n")
+            text = run.explain(run.Boot(request, pathlib.Path(name), None, []), run.Finding(Verdict.FAIL, "a", "exit=1", "tests.ktap:3"))
+        self.assertIn("      | #   a.c:7: no exit\n      | not ok 1 a\n    repeat: make", text)
+
     def test_repeat_names_what_is_not_default(self):
         knobs = {"SERIES": "base", "BASE": "other", "DEFAULT_BASE": "one", "SEED": "7"}
         machine = arch.load("arm64")
