@@ -203,7 +203,7 @@ revision: plan-revision images
 	+$(if $(dry),@echo "revision for $(archs)",$(running) mkdir -p $(OUT)/revision; exec 8> $(OUT)/revision.lock; \
 		flock -n 8 || { echo "  another make judges a revision in $(OUT); waiting for it"; flock 8; }; \
 		GUEST='$(subst SERIES_ID=$(SERIES_ID),SERIES_ID=each,$(subst SERIES=$(SERIES),SERIES=revision,$(guest)))' \
-		$(python) ci/revision.py $(archs))
+		exec $(python) ci/revision.py $(archs))
 
 # Is a spoiled patch what make revision finds first?
 check-revision: plan-spoil images

@@ -296,6 +296,7 @@ def page(found, pictures):
 def kcidb(found):
     """KernelCI's format, 5.0: a checkout, a build for each architecture, a test for each check."""
     origin = "kvm_fast_only"
+    message_id = re.search(r"[^<>\s]+@[^<>\s]+", found["cover_message_id"])
     checkout = f"{origin}:{found['run']}"
     builds = [{"id": f"{checkout}-{arch}", "checkout_id": checkout, "origin": origin, "architecture": arch,
                "compiler": found.get("compilers", {}).get(arch, ""), "status": "PASS" if not any(
@@ -309,7 +310,7 @@ def kcidb(found):
     return {"version": {"major": 5, "minor": 0}, "checkouts": [{
         "id": checkout, "origin": origin, "start_time": found["time"],
         "valid": not any(c["tool"] == "apply" and c["status"] not in GOOD for c in found["checks"]),
-        "comment": " ".join(found["subject"].split()), "message_id": found["cover_message_id"].strip("<>") or None,
+        "comment": " ".join(found["subject"].split()), "message_id": message_id[0] if message_id else None,
         "patchset_hash": found["patchset_hash"]}], "builds": builds, "tests": tests}
 
 

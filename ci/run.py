@@ -166,7 +166,7 @@ def first_line(*argv):
 
 
 def series_hash(release):
-    """What the series is: a hash over its patches' content, in order.
+    """What the series is: a hash over its patches' content, in order, without the cover letter.
 
     Empty if the kernel was built from a tree with changes of its own (guest.mk names it so), or
     of somebody's commits.
@@ -176,7 +176,8 @@ def series_hash(release):
     total = hashlib.sha256()
     if knob("SERIES", "patched") == "patched":
         for patch in sorted((ROOT / "kernel-patches" / knob("BASE")).glob("*.patch")):
-            total.update(patch.read_bytes())
+            if not patch.name.startswith("0000-"):
+                total.update(patch.read_bytes())
     return total.hexdigest()
 
 

@@ -63,12 +63,12 @@ def addresses(tree, diff, *kinds):
 
 
 def recipients(tree, patch):
-    """There has to be a person to send it to, besides the lists."""
+    """There has to be a person to send it to, besides the lists, of which some stand where a person should."""
     try:
-        addresses(tree, patch.path, "--no-l")
+        people = [one for one in addresses(tree, patch.path, "--no-l") if "@vger.kernel.org" not in one and "@lists." not in one]
     except BadInput as error:
         return [("fail", str(error))]
-    return []
+    return [] if people else [("fail", "get_maintainer.pl names lists alone")]
 
 
 OF_PATCH = {"checkpatch": checkpatch, "sign-off": signed_off, "subject": subject_form, "maintainers": recipients}

@@ -6,6 +6,7 @@ usage: step.py [--verbose] NAME LOG COMMAND...
 
 Exit status: that of COMMAND.  If it fails, the end of the log goes to stderr.
 """
+import contextlib
 import os
 import re
 import shutil
@@ -67,13 +68,19 @@ def show_notes(path):
 
 
 def call(command, log, **more):
-    """The exit status of a command whose output goes to a log.  What ends us ends it, too."""
+    """The exit status of a command whose output goes to a log.
+
+    An exception here, as by ctrl-C, ends all that it has begun; a signal that ends us without
+    one, the command alone.
+    """
     process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                start_new_session=True, **more)
     try:
         return process.wait()
     except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)  # with a shell that make runs, its compiler
+        # All of its session: make ends the shell that it runs, but not the compiler below that.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait()
         raise
 

@@ -206,6 +206,17 @@ class Deadlines(unittest.TestCase):
 
 
 class Knobs(unittest.TestCase):
+    def test_the_cover_letter_is_not_part_of_what_was_measured(self):
+        with tempfile.TemporaryDirectory() as name, unittest.mock.patch("run.ROOT", pathlib.Path(name)), \
+                unittest.mock.patch.dict(os.environ, {"BASE": "b", "SERIES": "patched", "RANGE": ""}):
+            place, hashes = pathlib.Path(name) / "kernel-patches" / "b", []
+            place.mkdir(parents=True)
+            for change in ("0001-a.patch", "0000-cover-letter.patch", "0010-b.patch"):
+                (place / change).write_text("text")
+                hashes.append(run.series_hash("1-patched-0"))
+        self.assertEqual(hashes[0], hashes[1])
+        self.assertNotEqual(hashes[1], hashes[2])
+
     def test_a_finding_shows_the_end_of_its_log(self):
         machine = arch.load("arm64")
         request = guest.Request(machine, machine.modes[0], "tests", (), None, None, None, "")

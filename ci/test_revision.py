@@ -201,6 +201,13 @@ class Static(Scratch):
         self.assertEqual(static.signed_off("", self.patch(other))[0][0], "fail")
         self.assertEqual(static.signed_off("", self.patch(patch_text(1).replace("Signed-off", "Acked")))[0][0], "fail")
 
+    def test_recipients(self):
+        for said, wrong in (((0, "A <a@example.org>\n"), ""), ((0, "linux-block@vger.kernel.org\n"), "lists alone"), ((1, "no file"), "nobody")):
+            with unittest.mock.patch("static.output_of", return_value=said):
+                found = static.recipients("", self.patch(patch_text(1)))
+            self.assertIn(wrong, " ".join(text for _, text in found))
+            self.assertEqual(bool(wrong), bool(found))
+
     def test_subject(self):
         self.assertEqual(static.subject_form("", self.patch(patch_text(1))), [])
         self.assertTrue(static.subject_form("", self.patch(patch_text(1).replace("KVM: x86: Do", "Do"))))
@@ -652,6 +659,12 @@ class Reports(Scratch):
             spoiled = {**told, table: [{**told[table][0], **broken}, *told[table][1:]]}
             with self.assertRaises(arch.BadInput, msg=str(broken)):
                 report.validate(spoiled, "kcidb")
+
+    def test_a_message_id_that_kcidb_would_refuse_costs_no_verdict(self):
+        for cover, told in (("<1@example.org>", "1@example.org"), ("<1@x> (added by postmaster@relay)", "1@x"), ("<nohost>", None), ("", None)):
+            report.faces(self.root, {**found(self.CHECKS), "cover_message_id": cover})
+            written = json.loads((self.root / "kcidb.json").read_text())["checkouts"][0]
+            self.assertEqual(written.get("message_id"), told)
 
     def test_what_the_schema_refuses(self):
         report.validate(found(self.CHECKS))

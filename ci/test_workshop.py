@@ -114,8 +114,11 @@ class Others(unittest.TestCase):
         for number, command in ((signal.SIGINT, "sleep 60; touch done"), (signal.SIGKILL, "sleep 60")):
             with tempfile.TemporaryDirectory() as name:
                 (pathlib.Path(name) / "Makefile").write_text(f"all:\n\ttouch begun\n\t{command}\n")
-                us = subprocess.Popen([sys.executable, "-c", "import step, sys; step.call(['make'], None, cwd=sys.argv[1])", name],
+                # What was started in the background of a script ignores ctrl-C; run.main() undoes that.
+                us = subprocess.Popen([sys.executable, "-c", "import signal, step, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+                                       "step.call(['make'], None, cwd=sys.argv[1])", name],
                                       cwd=arch.ROOT / "ci", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                self.addCleanup(us.kill)
                 self.wait_for(lambda name=name: (pathlib.Path(name) / "begun").exists())
                 us.send_signal(number)
                 us.wait(10)
