@@ -202,7 +202,8 @@ class Static(Scratch):
         self.assertEqual(static.signed_off("", self.patch(patch_text(1).replace("Signed-off", "Acked")))[0][0], "fail")
 
     def test_recipients(self):
-        for said, wrong in (((0, "A <a@example.org>\n"), ""), ((0, "linux-block@vger.kernel.org\n"), "lists alone"), ((1, "no file"), "nobody")):
+        for said, wrong in (((0, "A <a@example.org>\n"), ""), ((0, "linux-block@vger.kernel.org\nkvmarm@lists.linux.dev\n"), "lists alone"),
+                            ((1, "no file"), "nobody")):
             with unittest.mock.patch("static.output_of", return_value=said):
                 found = static.recipients("", self.patch(patch_text(1)))
             self.assertIn(wrong, " ".join(text for _, text in found))
@@ -659,6 +660,11 @@ class Reports(Scratch):
             spoiled = {**told, table: [{**told[table][0], **broken}, *told[table][1:]]}
             with self.assertRaises(arch.BadInput, msg=str(broken)):
                 report.validate(spoiled, "kcidb")
+
+    def test_what_kcidb_would_refuse_is_not_written(self):
+        with unittest.mock.patch("report.kcidb", return_value={"checkouts": []}), self.assertRaisesRegex(arch.BadInput, "kcidb.json"):
+            report.faces(self.root, found(self.CHECKS))
+        self.assertFalse((self.root / "kcidb.json").exists())
 
     def test_a_message_id_that_kcidb_would_refuse_costs_no_verdict(self):
         for cover, told in (("<1@example.org>", "1@example.org"), ("<1@x> (added by postmaster@relay)", "1@x"), ("<nohost>", None), ("", None)):
