@@ -25,6 +25,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -35,6 +36,8 @@
 #include <unistd.h>
 #include <dirent.h>
 #include <ftw.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -173,6 +176,59 @@ static void open_ports(void)
 	/* A benchmark writes its JSON lines to the file that this names. */
 	find_port("bench", dev, sizeof(dev));
 	setenv("BENCH_OUT", dev, 1);
+}
+
+/* A process that leaves @cpu to nobody: of the highest priority, and without a system call. */
+static pid_t occupy(int cpu)
+{
+	struct sched_param highest = { .sched_priority = sched_get_priority_max(SCHED_FIFO) };
+	int ready[2];
+	cpu_set_t set;
+	pid_t pid;
+	char c;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (pipe(ready) || (pid = fork()) < 0)
+		die("occupy CPU %d", cpu);
+	if (!pid) {
+		if (sched_setaffinity(0, sizeof(set), &set) || sched_setscheduler(0, SCHED_FIFO, &highest) ||
+		    write(ready[1], "", 1) != 1)
+			_exit(1);
+		for (;;)
+			;
+	}
+	close(ready[1]);
+	if (read(ready[0], &c, 1) != 1)
+		die("occupy CPU %d", cpu);
+	close(ready[0]);
+	return pid;
+}
+
+/*
+ * A VM that nobody runs, as long as the machine lasts: so that KVM's preempt notifiers,
+ * which are on while there is a VM, stay on.  What turns them on is a static key in the
+ * scheduler, and QEMU before 8.1 (deba78709ae8) may keep what a CPU was just translating
+ * when another one patched it.  vCPUs are then moved without kvm_sched_out() and
+ * kvm_sched_in(), which looks like anything but that.  While the key flips, no other CPU
+ * is to be in the scheduler.
+ */
+static void hold_vm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	pid_t pids[cpus];
+
+	/* That there is no KVM is for the cases to say. */
+	if (kvm < 0)
+		return;
+	for (int cpu = 1; cpu < cpus; cpu++)
+		pids[cpu] = occupy(cpu);
+	if (ioctl(kvm, KVM_CREATE_VM, 0) < 0)
+		printf("init: no VM to hold: %s\n", strerror(errno));
+	for (int cpu = 1; cpu < cpus; cpu++)
+		if (kill(pids[cpu], SIGKILL) || waitpid(pids[cpu], NULL, 0) < 0)
+			die("leave CPU %d", cpu);
+	close(kvm);
 }
 
 static void report_facts(void)
@@ -551,6 +607,7 @@ int main(void)
 
 	mount_all();
 	open_console();
+	hold_vm();
 	if (run && !strcmp(run, "shell")) {
 		run_shell();
 	} else {
