@@ -157,12 +157,15 @@ CASE(state_ksm)
 /* A child keeps the pages shared, and so read-only, until this process ends. */
 static void enter_fork(struct test_vm *t)
 {
-	pid_t child = fork();
+	pid_t parent = getpid(), child = fork();
 
 	TEST_ASSERT(child >= 0, "fork() should work");
-	while (!child) {
+	if (!child) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		pause();
+		/* Before that, nobody was told that the parent had ended. */
+		while (getppid() == parent)
+			pause();
+		_exit(0);
 	}
 }
 
