@@ -65,6 +65,7 @@ struct test_case {
 };
 
 static FILE *ktap, *gcov;
+static bool vm_held;
 static unsigned int gcov_files;
 
 static void __attribute__((noreturn)) end_machine(void)
@@ -213,22 +214,24 @@ static pid_t occupy(int cpu)
  * kvm_sched_in(), which looks like anything but that.  While the key flips, no other CPU
  * is to be in the scheduler.
  */
-static void hold_vm(void)
+static bool hold_vm(void)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	pid_t pids[cpus];
+	bool held;
 
-	/* That there is no KVM is for the cases to say. */
 	if (kvm < 0)
-		return;
+		return false;
 	for (int cpu = 1; cpu < cpus; cpu++)
 		pids[cpu] = occupy(cpu);
-	if (ioctl(kvm, KVM_CREATE_VM, 0) < 0)
+	held = ioctl(kvm, KVM_CREATE_VM, 0) >= 0;
+	if (!held)
 		printf("init: no VM to hold: %s\n", strerror(errno));
 	for (int cpu = 1; cpu < cpus; cpu++)
 		if (kill(pids[cpu], SIGKILL) || waitpid(pids[cpu], NULL, 0) < 0)
 			die("leave CPU %d", cpu);
 	close(kvm);
+	return held;
 }
 
 static void report_facts(void)
@@ -239,7 +242,7 @@ static void report_facts(void)
 	fprintf(ktap, "# fact release=%s\n", u.release);
 	fprintf(ktap, "# fact cpus=%ld\n", sysconf(_SC_NPROCESSORS_ONLN));
 	fprintf(ktap, "# fact page_size=%ld\n", sysconf(_SC_PAGESIZE));
-	fprintf(ktap, "# fact kvm=%s\n", access("/dev/kvm", R_OK | W_OK) ? "missing" : "present");
+	fprintf(ktap, "# fact kvm=%s\n", vm_held ? "present" : "missing");
 	/* What cases read from their environment, which the kernel has handed on */
 	for (const char **name = (const char *[]){ "seed", "stress", "ops", "vcpus", "instruction_ns", NULL }; *name; name++)
 		if (getenv(*name))
@@ -607,7 +610,7 @@ int main(void)
 
 	mount_all();
 	open_console();
-	hold_vm();
+	vm_held = hold_vm();
 	if (run && !strcmp(run, "shell")) {
 		run_shell();
 	} else {
