@@ -234,7 +234,7 @@ class Config(unittest.TestCase):
                                         mode=types.SimpleNamespace(name="m", proof="is m"),
                                         config=arch.Config(proof="checked"), environment=("ops=7",))
         stream = types.SimpleNamespace(results=[], ended=True,
-                                       facts={"release": "r", "cpus": "2", "page_size": "4096", "kvm": "present", **facts})
+                                       facts={"release": "r", "cpus": "2", "page_size": "4096", "vm": "held", **facts})
         return [f.verdict for f in (*verdict.judge_machine(request, stream, console),
                                     *verdict.judge_console(request, stream, console))]
 

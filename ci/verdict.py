@@ -64,7 +64,7 @@ def judge_end(outcome, console):
 def judge_machine(request, stream, console):
     """Was it the machine that was asked for?  Only what it says itself counts."""
     wanted = {"release": request.release, "cpus": str(request.cpus),
-              "page_size": str(request.arch.page_size), "kvm": "present",
+              "page_size": str(request.arch.page_size), "vm": "held",
               **dict(knob.split("=") for knob in request.environment)}
     for key, value in wanted.items():
         if stream.facts.get(key) != value:

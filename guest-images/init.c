@@ -179,58 +179,87 @@ static void open_ports(void)
 	setenv("BENCH_OUT", dev, 1);
 }
 
-/* A process that leaves @cpu to nobody: of the highest priority, and without a system call. */
-static pid_t occupy(int cpu)
+static int run_on(int cpu)
 {
-	struct sched_param highest = { .sched_priority = sched_get_priority_max(SCHED_FIFO) };
-	int ready[2];
 	cpu_set_t set;
-	pid_t pid;
-	char c;
 
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
+	return sched_setaffinity(0, sizeof(set), &set);
+}
+
+static void __attribute__((noreturn)) spin_on(int cpu, int ready)
+{
+	struct sched_param highest = { .sched_priority = sched_get_priority_max(SCHED_FIFO) };
+
+	if (run_on(cpu) || sched_setscheduler(0, SCHED_FIFO, &highest) || write(ready, "", 1) != 1) {
+		printf("init: occupy CPU %d: %s\n", cpu, strerror(errno));
+		_exit(1);
+	}
+	for (;;)
+		;
+}
+
+/* A process that leaves @cpu to nobody: of the highest priority, and without a system call.  -1: failed. */
+static pid_t occupy(int cpu)
+{
+	int ready[2];
+	pid_t pid;
+	char c;
+
 	if (pipe(ready) || (pid = fork()) < 0)
 		die("occupy CPU %d", cpu);
-	if (!pid) {
-		if (sched_setaffinity(0, sizeof(set), &set) || sched_setscheduler(0, SCHED_FIFO, &highest) ||
-		    write(ready[1], "", 1) != 1)
-			_exit(1);
-		for (;;)
-			;
-	}
+	if (!pid)
+		spin_on(cpu, ready[1]);
 	close(ready[1]);
-	if (read(ready[0], &c, 1) != 1)
-		die("occupy CPU %d", cpu);
+	if (read(ready[0], &c, 1) != 1) {
+		waitpid(pid, NULL, 0);
+		pid = -1;
+	}
 	close(ready[0]);
 	return pid;
+}
+
+/* Keeps the VM's file open, for good. */
+static bool create_vm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm;
+
+	if (kvm < 0)
+		return false;
+	/* arm64: so many bits of IPA, as 40, which is what 0 stands for, may be too many.  x86: 0 */
+	vm = ioctl(kvm, KVM_CREATE_VM, ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE));
+	if (vm < 0)
+		printf("init: no VM to hold: %s\n", strerror(errno));
+	close(kvm);
+	return vm >= 0;
 }
 
 /*
  * A VM that nobody runs, as long as the machine lasts: so that KVM's preempt notifiers,
  * which are on while there is a VM, stay on.  What turns them on is a static key in the
  * scheduler, and QEMU before 8.1 (deba78709ae8) may keep what a CPU was just translating
- * when another one patched it.  vCPUs are then moved without kvm_sched_out() and
- * kvm_sched_in(), which looks like anything but that.  While the key flips, no other CPU
- * is to be in the scheduler.
+ * when another one patched it: vCPUs are then moved without kvm_sched_out() and
+ * kvm_sched_in().  While the key flips, no other CPU is to be in the scheduler.
  */
 static bool hold_vm(void)
 {
-	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	pid_t pids[cpus];
-	bool held;
+	pid_t pids[CPU_SETSIZE] = {};
+	int here = sched_getcpu();
+	bool held = true;
+	cpu_set_t all;
 
-	if (kvm < 0)
-		return false;
-	for (int cpu = 1; cpu < cpus; cpu++)
-		pids[cpu] = occupy(cpu);
-	held = ioctl(kvm, KVM_CREATE_VM, 0) >= 0;
-	if (!held)
-		printf("init: no VM to hold: %s\n", strerror(errno));
-	for (int cpu = 1; cpu < cpus; cpu++)
-		if (kill(pids[cpu], SIGKILL) || waitpid(pids[cpu], NULL, 0) < 0)
+	if (here < 0 || sched_getaffinity(0, sizeof(all), &all) || run_on(here))
+		die("stay on a CPU");
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &all) && cpu != here)
+			held &= (pids[cpu] = occupy(cpu)) > 0;
+	held = held && create_vm();
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (pids[cpu] > 0 && (kill(pids[cpu], SIGKILL) || waitpid(pids[cpu], NULL, 0) < 0))
 			die("leave CPU %d", cpu);
-	close(kvm);
+	if (sched_setaffinity(0, sizeof(all), &all))
+		die("leave a CPU");
 	return held;
 }
 
@@ -242,7 +271,7 @@ static void report_facts(void)
 	fprintf(ktap, "# fact release=%s\n", u.release);
 	fprintf(ktap, "# fact cpus=%ld\n", sysconf(_SC_NPROCESSORS_ONLN));
 	fprintf(ktap, "# fact page_size=%ld\n", sysconf(_SC_PAGESIZE));
-	fprintf(ktap, "# fact kvm=%s\n", vm_held ? "present" : "missing");
+	fprintf(ktap, "# fact vm=%s\n", vm_held ? "held" : "none");
 	/* What cases read from their environment, which the kernel has handed on */
 	for (const char **name = (const char *[]){ "seed", "stress", "ops", "vcpus", "instruction_ns", NULL }; *name; name++)
 		if (getenv(*name))
