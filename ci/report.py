@@ -178,7 +178,8 @@ def rate_table(found):
             yield f"{arch}: rates: not usable"
             continue
         yield f"{arch}: rates in the lockstep model, {rows[0]['blocks']} ABBA blocks, against the earlier revision"
-        yield "  in brackets: a 95 % interval of that rate alone"
+        yield wrap("in brackets: a 95 % interval of that rate alone, which like the change that would have been seen takes blocks to be "
+                   "normal; p takes nothing for granted", "  ", "  ")
         others = [name for name in rates["measured_by"] if name != found["repository"]]
         if others:
             yield wrap(f"measured by {', '.join(others)} of this repository, judged by {found['repository']}", "  ", "  ")

@@ -4,7 +4,8 @@
 The unit is a block: what differs within a boot, or drifts from block to block, is no
 evidence.  The test flips signs of the blocks' differences, all 2^n ways, and assumes nothing
 of their distribution; with n blocks its p can't be below 2/2^n, so that several metrics at
-0.05 (Holm) take eight.
+0.05 (Holm) take eight.  The interval, and the smallest change that would have been seen, do
+assume that blocks are normal: where a boot in some is far off, they are rough.
 """
 import dataclasses
 import functools
