@@ -160,7 +160,7 @@ class Judge:
         for finding in boot.findings:
             same = words.get("base", {}).get(finding.case) == "same" and finding.verdict == Verdict.FAIL
             status = "known" if same else finding.verdict.name.lower()
-            history = "".join(f"; {words[kind][finding.case]} against {kind}" for kind in words if finding.case in words[kind])
+            history = "".join(f"; {words[kind][finding.case]} against {perf.WORDS[kind]}" for kind in words if finding.case in words[kind])
             self.add(0, arch.name, cell.name, status, f"{finding.case} {finding.text}".strip() + history, f"{boot.directory}/{finding.where}")
         if boot.verdict in (Verdict.PASS, Verdict.KNOWN):
             self.add(0, arch.name, cell.name, "pass")
