@@ -4,7 +4,8 @@
 
 usage: step.py [--verbose] NAME LOG COMMAND...
 
-Exit status: that of COMMAND.  If it fails, the end of the log goes to stderr.
+Exit status: that of COMMAND.  If it fails, the end of the log goes to stderr, and the first
+errors ahead of it.
 """
 import contextlib
 import os
@@ -17,6 +18,9 @@ import time
 
 # Compilers' command lines are cut; what we say is not, for its end says what to do.
 TAIL_LINES, TAIL_COLUMNS = 25, 160
+# Of a build in parallel, which goes on for more than the tail.
+FIRST_ERRORS = 5
+ERROR = re.compile(r"\berror: |undefined reference|\*\*\*", re.IGNORECASE)
 OURS = re.compile(r"(apply|fetch|check|config_check|busybox|perf): ")
 # Between signs of life: on a terminal, and where each one is a line of a log.
 TTY_SECONDS, LOG_SECONDS = 0.5, 15
@@ -51,11 +55,16 @@ def watch(process, name, path):
     return process.returncode
 
 
+def telling(lines):
+    errors = [line for line in lines[:-TAIL_LINES] if ERROR.search(line)]
+    return errors[:FIRST_ERRORS] + lines[-TAIL_LINES:]
+
+
 def fail(name, path, status):
     with open(path, errors="replace") as log:
-        for line in log.read().splitlines()[-TAIL_LINES:]:
+        for line in telling(log.read().splitlines()):
             print("    " + (line if OURS.match(line) else line[:TAIL_COLUMNS]), file=sys.stderr)
-    print(f"step: {name} failed (exit {status}); its last lines are above, all of it is in {path}",
+    print(f"step: {name} failed (exit {status}); its first errors and last lines are above, all of it is in {path}",
           file=sys.stderr)
 
 

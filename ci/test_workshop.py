@@ -110,6 +110,15 @@ class Others(unittest.TestCase):
         self.assertIn("what to do", said.getvalue())
         self.assertNotIn("cut", said.getvalue())
 
+    def test_an_error_that_a_parallel_build_has_left_behind_is_shown_first(self):
+        with tempfile.NamedTemporaryFile("w") as log, contextlib.redirect_stderr(io.StringIO()) as said:
+            log.write("  CC      lib/error.o\nmmu.c:7:9: error: 'a' undeclared\n" + "  CC      mm/slub.o\n" * 100 +
+                      "make[3]: *** [Makefile:2008: .] Error 2\n")
+            log.flush()
+            step.fail("kernel", log.name, 2)
+            self.assertEqual(workshop.first_error(pathlib.Path(log.name)), "mmu.c:7:9: error: 'a' undeclared")
+        self.assertEqual(said.getvalue().splitlines()[0].strip(), "mmu.c:7:9: error: 'a' undeclared")
+
     def test_what_make_has_begun_ends_with_us(self):
         for number, command in ((signal.SIGINT, "sleep 60; touch done"), (signal.SIGKILL, "sleep 60")):
             with tempfile.TemporaryDirectory() as name:

@@ -414,4 +414,4 @@ def fragments(arch, config):
 def first_error(log):
     """The line that says most in the log of a build."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return next((line.strip() for line in lines if re.search(r"\berror\b|undefined reference|\*\*\*", line, re.IGNORECASE)), "see the log")
+    return next((line.strip() for line in lines if step.ERROR.search(line)), "see the log")
