@@ -17,6 +17,7 @@ results/spoiled.txt if it tried all.
 
 Exit status: 0, or 1 if one was not found, 2 if one could not be tried.
 """
+import contextlib
 import dataclasses
 import json
 import os
@@ -34,6 +35,8 @@ import step
 from arch import ROOT, BadInput
 from git import git
 
+# Where the whole series is, in the tree
+WHOLE = "refs/kept/whole"
 HEADER = re.compile(r"(Patch|Before|Arch|Of|Finds): (.*)")
 
 
@@ -97,10 +100,20 @@ def make_series(spoiled, series, tree, place):
     shutil.copy(series.cover.path, place)
 
 
+@contextlib.contextmanager
+def kept(tree):
+    """The tree is check-mutants' too: in the end it has the whole series again."""
+    git(tree, "update-ref", WHOLE, "HEAD")
+    try:
+        yield
+    finally:
+        git(tree, "checkout", "-q", "-f", "--detach", WHOLE)
+
+
 def go_to_patch(tree, series, number):
-    commits = git(tree, "rev-list", "--reverse", "origin/base..refs/kept/whole").split()
+    commits = git(tree, "rev-list", "--reverse", f"origin/base..{WHOLE}").split()
     if len(commits) != len(series.patches):
-        raise BadInput(f"{tree}: {len(commits)} commits, {len(series.patches)} patches")
+        raise BadInput(f"{tree} has {len(commits)} commits, not {len(series.patches)} patches; remove it")
     git(tree, "checkout", "-q", "-f", "--detach", ([git(tree, "rev-parse", "origin/base")] + commits)[number])
 
 
@@ -138,11 +151,11 @@ def main(argv):
     this = run.Run("spoiled")
     base = ROOT / "kernel-patches" / run.knob("BASE")
     series, tree = series_.read(base, str(base)), pathlib.Path(run.knob("TREE")).resolve()
-    git(tree, "update-ref", "refs/kept/whole", "HEAD")
     lines, missed = [], 0
     for spoiled in wanted:
         place = this.directory.resolve() / spoiled.name
-        make_series(spoiled, series, tree, place)
+        with kept(tree):
+            make_series(spoiled, series, tree, place)
         seen, text = judge(spoiled, place)
         missed += not seen
         lines.append(f"{spoiled.name:<16} {spoiled.arch:<6} {'found' if seen else 'NOT FOUND':<10} {text}")

@@ -9,6 +9,7 @@ import math
 import pathlib
 import random
 import statistics
+import subprocess
 import tempfile
 import types
 import unittest
@@ -310,6 +311,18 @@ class Spoiled(Scratch):
                 spoil.judge(spoil.load(self.root / "a.patch"), self.root / "place")
             said = [word.partition("=")[0] if word.startswith("AGAINST") else word for word in call.call_args[0][0][4:]]
             self.assertEqual(said, wanted)
+
+    def test_the_tree_has_the_whole_series_afterwards(self):
+        def git(*words):
+            return subprocess.run(["git", "-C", self.root, "-c", "user.name=a", "-c", "user.email=a@localhost", *words], check=True,
+                                  capture_output=True, text=True).stdout
+        git("init", "-q")
+        for number in (1, 2):
+            git("commit", "-q", "--allow-empty", "-m", str(number))
+        with self.assertRaises(KeyboardInterrupt), spoil.kept(self.root):
+            git("checkout", "-q", "--detach", "HEAD~")
+            raise KeyboardInterrupt
+        self.assertEqual(git("log", "-1", "--format=%s"), "2\n")
 
     def test_all_of_ours_can_be_read(self):
         for base in (arch.ROOT / "kernel-patches" / "spoiled").iterdir():
