@@ -44,7 +44,7 @@ FAULTS = (
     ("end_panic", Verdict.LOST, "Attempted to kill init"),
     ("reset", Verdict.LOST, "without its end record"),
     ("stale", Verdict.HARNESS, "asked for release=1.2.3, the guest reports 1.2.2"),
-    ("no_kvm", Verdict.HARNESS, "asked for vm=held, the guest reports nothing"),
+    ("no_vm", Verdict.HARNESS, "asked for vm=held, the guest reports nothing"),
     ("wrong_arch", Verdict.HARNESS, "could not be executed"),
     ("bail", Verdict.HARNESS, "no memory for a stack"),
 )
