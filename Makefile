@@ -49,6 +49,16 @@ verbose := $(if $(filter series,$(MAKECMDGOALS)),0,$(V))
 Q := $(if $(filter 1,$(verbose)),,@)
 python := /usr/bin/python3
 
+# What a plan is asked of
+module_check    := judge.suite
+module_bench    := measure.faults
+module_scale    := measure.scaling
+module_profile  := measure.contention
+module_revision := revision.judge
+module_mutants  := proof.mutants
+module_plants   := proof.plants
+module_spoil    := proof.spoiled
+
 # --- bad input is refused before anything is built ---
 
 known := $(sort $(basename $(notdir $(wildcard guest-images/*.mk))))
@@ -142,7 +152,7 @@ lock = @mkdir -p $(O); exec 9> $(O)/lock; \
 
 # Both trees may be needed: programs always come from the patched one.
 trees = for s in $(sort patched $(SERIES)); do \
-	$(python) ci/step.py "$(BASE) $$s: tree" $(OUT)/$$s.tree.log \
+	$(python) -m ci.build.progress "$(BASE) $$s: tree" $(OUT)/$$s.tree.log \
 	kernel-patches/apply kernel-patches/$(BASE) $$s $(CACHE) $(OUT)/$$s/linux || exit; done
 
 # make -n must not build, though the line below is for sub-makes
@@ -158,20 +168,20 @@ running = @exec 9< $(O)/lock; flock -s 9;
 # All cases of the series: then also how upstream's fare on the base
 whole := $(if $(filter patched,$(SERIES)),$(if $(CASES)$(CONFIG),,1))
 check: plan-check check-harness images $(if $(whole),base-images)
-	$(running) COMPARE=$(whole) $(python) ci/check.py $(archs)
+	$(running) COMPARE=$(whole) $(python) -m ci.judge.suite $(archs)
 
 base-images: images
 	+@$(MAKE) images SERIES=base
 
 bench: plan-bench images
-	$(running) $(python) ci/bench.py $(archs)
+	$(running) $(python) -m ci.measure.faults $(archs)
 
 scale: plan-scale images
-	$(running) $(python) ci/scale.py $(archs)
+	$(running) $(python) -m ci.measure.scaling $(archs)
 
 coverage: CONFIG := gcov
 coverage: plan-check images
-	$(running) $(python) ci/coverage.py $(archs)
+	$(running) $(python) -m ci.proof.coverage $(archs)
 
 # A long run of the fuzzer under the kernel's own checkers, in each first mode
 fuzz: OPS := $(or $(OPS),1000000)
@@ -181,7 +191,7 @@ fuzz:
 
 plan-%:
 	$(if $(KERNEL),@kernel-patches/apply kernel-patches/$(BASE) $(SERIES) $(CACHE) -)
-	$(Q)$(python) ci/$*.py --plan $(archs)
+	$(Q)$(python) -m ci.$(module_$*) --plan $(archs)
 
 # A tree and an image of their own: the rest can be built meanwhile.
 check-mutants: plan-mutants images
@@ -193,34 +203,34 @@ check-bench: plan-plants images
 
 on_broken_series = $(if $(dry),@echo "$1 for $(archs)",@mkdir -p $(OUT)/mutant; exec 8> $(OUT)/mutants.lock; \
 	flock -n 8 || { echo "  another make tries mutants in $(OUT); waiting for it"; flock 8; }; \
-	$(python) ci/step.py "$(BASE) mutant: tree" $(OUT)/mutant.tree.log \
+	$(python) -m ci.build.progress "$(BASE) mutant: tree" $(OUT)/mutant.tree.log \
 		kernel-patches/apply kernel-patches/$(BASE) patched $(CACHE) $(OUT)/mutant/linux && \
 	$(copy_initramfs) && GUEST='$(subst SERIES=$(SERIES),SERIES=mutant,$(guest))' TREE=$(OUT)/mutant/linux \
-		$(python) ci/$1.py $(archs))
+		$(python) -m ci.proof.$1 $(archs))
 
 # Each patch and the whole, in a tree of its own; another make must not replace our programs.
 revision: plan-revision images
 	+$(if $(dry),@echo "revision for $(archs)",$(running) mkdir -p $(OUT)/revision; exec 8> $(OUT)/revision.lock; \
 		flock -n 8 || { echo "  another make judges a revision in $(OUT); waiting for it"; flock 8; }; \
 		GUEST='$(subst SERIES_ID=$(SERIES_ID),SERIES_ID=each,$(subst SERIES=$(SERIES),SERIES=revision,$(guest)))' \
-		exec $(python) ci/revision.py $(archs))
+		exec $(python) -m ci.revision.judge $(archs))
 
 # Is a spoiled patch what make revision finds first?
 check-revision: plan-spoil images
-	+$(call on_broken_series,spoil)
+	+$(call on_broken_series,spoiled)
 
 # What is mailed; here V is its number.
 series: images
-	$(Q)$(python) ci/outgoing.py $(V)
+	$(Q)$(python) -m ci.publish.mail $(V)
 
 copy_initramfs = (exec 9< $(O)/lock; flock -s 9; \
 	for a in $(archs); do cp $(OUT)/programs/$$a/initramfs.cpio $(OUT)/mutant/$$a.cpio || exit; done)
 
 reference:
-	$(Q)$(python) ci/reference.py $(RESULTS)/latest
+	$(Q)$(python) -m ci.publish.readme $(RESULTS)/latest
 
 check-harness:
-	$(Q)$(python) -m unittest discover -s ci -p 'test_*.py' $(if $(filter 1,$(verbose)),-v,-q)
+	$(Q)$(python) -m unittest discover -s ci/tests -t . -p 'test_*.py' $(if $(filter 1,$(verbose)),-v,-q)
 
 check-series: images
 	+$(if $(dry),@echo "series for $(archs)",$(lock) kernel-patches/check $(OUT)/patched/linux kernel-patches/$(BASE) $(archs))
@@ -237,14 +247,14 @@ profile: plan-profile images
 		test -f $(OUT)/busybox-$$a || guest-images/busybox $$deb_arch $(OUT)/busybox-$$a || exit; \
 		test -f $$perf.list || guest-images/perf $$deb_arch $$perf || exit; \
 		$(guest) ARCH=$$a BUSYBOX=$(OUT)/busybox-$$a PERF=$$perf initramfs-profile || exit; done)
-	$(running) $(python) ci/profile.py $(archs)
+	$(running) $(python) -m ci.measure.contention $(archs)
 
 shell: arch := $(firstword $(archs))
 shell: images
 	$(Q)test -f $(OUT)/busybox-$(arch) || guest-images/busybox \
 		$$(sed -n 's/^deb_arch *= *//p' guest-images/$(arch).mk) $(OUT)/busybox-$(arch)
 	$(Q)$(guest) ARCH=$(arch) BUSYBOX=$(OUT)/busybox-$(arch) initramfs-shell
-	$(Q)$(python) ci/shell.py $(arch)
+	$(Q)$(python) -m ci.boot.shell $(arch)
 
 clean:
 	$(Q)test -f $(O)/lock || { echo "clean: $(O) was not built by this Makefile; nothing removed" >&2; exit 2; }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# arm64, as facts.  Read by make and by ci/arch.py: only "name = value" lines.
+# arm64, as facts.  Read by make and by ci/facts/arch.py: only "name = value" lines.
 
 # Toolchain and kernel
 kernel_arch  = arm64

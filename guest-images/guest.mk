@@ -60,7 +60,7 @@ changed  = $(shell sed -n 's,^+++ b/\(.*\)\.c$$,\1,p' kernel-patches/$(BASE)/*.p
 profiled = $(patsubst virt/kvm/%,../../../virt/kvm/%,$(filter virt/kvm/%,$(changed))) \
 	$(patsubst arch/$(kernel_arch)/kvm/%,%,$(filter arch/$(kernel_arch)/kvm/%,$(changed)))
 kbuild   += $(if $(filter gcov,$(CONFIG)),$(patsubst %,GCOV_PROFILE_%.o=y,$(profiled)))
-step = /usr/bin/python3 ci/step.py $(if $(filter 1,$(V)),--verbose) "$(ARCH) $(SERIES): $1" $(image).logs/$2.log
+step = /usr/bin/python3 -m ci.build.progress $(if $(filter 1,$(V)),--verbose) "$(ARCH) $(SERIES): $1" $(image).logs/$2.log
 
 case_files := selftests/cases bench/cases bench/scale
 # The first word of each command that runs on this architecture
@@ -77,14 +77,14 @@ all: $(image).kernel $(progs)/initramfs.cpio $(OUT)/host_ticks $(foreach api,1 2
 
 # --- kernel ---
 
-$(objects)/.config: $(fragments) ci/config_check.py $(tree)/.git/applied
+$(objects)/.config: $(fragments) ci/build/config_check.py $(tree)/.git/applied
 	@mkdir -p $(objects)
 	@rm -f $@
 	+$(Q)$(kbuild) -s tinyconfig
 	$(Q)cd $(tree) && scripts/kconfig/merge_config.sh -m -O $(objects) $(objects)/.config \
 		$(abspath $(fragments)) > $(objects)/merge.log
 	+$(Q)$(kbuild) -s olddefconfig
-	$(Q)/usr/bin/python3 ci/config_check.py $@ $(fragments) || { rm -f $@; exit 2; }
+	$(Q)/usr/bin/python3 -m ci.build.config_check $@ $(fragments) || { rm -f $@; exit 2; }
 
 # Phony on purpose: kbuild knows what is stale.
 kernel: $(objects)/.config
@@ -136,7 +136,7 @@ programs: $(headers)/linux/kvm.h
 $(progs)/init: guest-images/init.c $(progs)/made-by
 	$(Q)env $(ccache) ccache $(compiler) -O2 -Wall -Wextra -Werror -static $< -o $@
 
-# For each API of QEMU's plugins; ci/guest.py takes the one that fits
+# For each API of QEMU's plugins; ci/boot/qemu.py takes the one that fits
 define plugin
 $(OUT)/$1-%.so: bench/lockstep/$1.c bench/lockstep/plugin.h
 	$(Q)gcc -O2 -Wall -Wextra -Wno-sign-compare -Werror -fPIC -shared -fvisibility=hidden -DPLUGIN_API=$$* $$< -o $$@

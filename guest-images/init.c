@@ -333,7 +333,7 @@ static void print_leaks(void)
 
 /*
  * "path\n", the size as "%08lx\n", and the data; last "end\n" and the number of files:
- * what ci/coverage.py reads.
+ * what ci/proof/coverage.py reads.
  */
 static int send_counters(const char *path, const struct stat *st, int type, struct FTW *where)
 {

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The kernel's System.map: where functions are, and whose an address is."""
+import bisect
+
+from ci.facts.arch import BadInput
+
+
+class Symbols:
+    def __init__(self, path):
+        rows = sorted((int(address, 16), name) for address, _, name in map(str.split, path.read_text().splitlines()))
+        self.path, self.addresses, self.names = path, [a for a, _ in rows], [n for _, n in rows]
+        self.by_name = {name: address for address, name in rows}
+
+    def address(self, name):
+        if name not in self.by_name:
+            raise BadInput(f"{self.path} has no {name}: this kernel lacks it")
+        return self.by_name[name]
+
+    def first(self, names):
+        """The first of these that there is, or None."""
+        return next((name for name in names if name in self.by_name), None)
+
+    def end(self, name):
+        """Where the next symbol begins."""
+        at = bisect.bisect_right(self.addresses, self.address(name))
+        if at == len(self.addresses):
+            raise BadInput(f"{self.path} has nothing behind {name}: it was cut off")
+        return self.addresses[at]
+
+    def name(self, address):
+        """Of the symbol that the address belongs to, or None below all."""
+        at = bisect.bisect_right(self.addresses, address) - 1
+        return self.names[at] if at >= 0 else None
