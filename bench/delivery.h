@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Ways to deliver and resolve the faults of vCPUs, which the benchmarks have in common. */
+/* The ways to deliver and resolve faults of vCPUs, shared by the benchmarks. */
 #ifndef BENCH_DELIVERY_H
 #define BENCH_DELIVERY_H
 
 #include "harness.h"
 
-/* What is done for each page: a fault, or one of the parts that a fault has to have. */
+/* The work for each page: a fault, or one of the parts that every fault needs. */
 enum work {
 	FAULT,		/* the guest reads it for the first time */
 	EXIT,		/* the guest exits to userspace, which has nothing to do */
 	PROVIDE,	/* userspace provides it, as for a fault that exits; no guest runs */
 };
 
-/* Whether the guest reads, writes before it reads, or does one for even pages, the other for odd ones. */
+/* READ: reads.  WRITE: writes, then reads.  MIXED: reads even pages, writes odd ones. */
 enum touch { READ, WRITE, MIXED };
 
 /* One row of the table in lib_delivery.c is one mode. */
@@ -24,10 +24,10 @@ struct mode {
 	int uffd_mode;		/* 0: memory is mapped in advance */
 	bool sharded;		/* a userfaultfd and a reader for each vCPU, or one for all */
 	int readers;		/* of one for all; 0: as many as vCPUs */
-	int planted;		/* instructions added to each exit, to be found again */
+	int planted;		/* instructions added to each exit; the table must find them */
 	enum touch touch;
-	bool random;		/* in no order that helps anybody, or one after the other */
-	bool overlap;		/* all vCPUs share the pages, or each has its own */
+	bool random;		/* pages in an order that helps nobody; otherwise ascending */
+	bool overlap;		/* all vCPUs share the pages; otherwise each has its own */
 	bool sigbus;		/* UFFD_FEATURE_SIGBUS: KVM's slow lookup fails instead of waiting */
 	bool far;		/* a page comes over a network: FETCH_NS each, FETCH_LIMIT at once */
 };
@@ -35,44 +35,44 @@ struct mode {
 #define FETCH_NS	30000
 #define FETCH_LIMIT	16
 
-/* Whether each page is an exit to userspace. */
+/* Whether each page causes an exit to userspace. */
 bool mode_exits(const struct mode *m);
 
 /*
- * Bytes of what is called a page here and below, what is provided at once: a huge one for
- * hugetlb and, where it is mapped in advance, for THP.
+ * Bytes of a "page" here and below, which is provided at once: a huge page for hugetlb,
+ * and for THP that is mapped in advance.
  */
 size_t mode_page(const struct mode *m);
 /* @pages of them, or fewer if they are huge. */
 size_t mode_pages(const struct mode *m, size_t pages);
 
-/* NULL, and the list of modes on stderr, if there is none of that name. */
+/* NULL if there is no such mode; then stderr has the list. */
 const struct mode *find_mode(const char *name);
 
-/* A VM as the mode has it, and what serves it. */
+/* The VM of a mode, and its userfaultfds. */
 struct delivery {
 	const struct mode *m;
 	struct test_vm t;
 	int vcpus;
 	size_t page;				/* bytes */
-	struct test_vm shares[MAX_VCPUS];	/* of @t: what one userfaultfd covers */
-	uint64_t messages;			/* that readers have had */
+	struct test_vm shares[MAX_VCPUS];	/* parts of @t, one per userfaultfd */
+	uint64_t messages;			/* that the readers received */
 };
 
 /*
- * Create it, with @pages for each vCPU, or for all if they overlap; skips the case if the
- * kernel lacks the flag.  Readers block in read(), which costs one system call less per
- * fault than to poll, and end with the process.  If @first_cpu is not negative, reader i
- * does pin(@first_cpu + i).
+ * Create it, with @pages for each vCPU, or for all if they overlap.  Skips the case if
+ * the kernel lacks the flag.  Readers end with the process.  They block in read(), which
+ * costs one system call less per fault than poll().  If @first_cpu is not negative,
+ * reader i does pin(@first_cpu + i).
  */
 void delivery_start(struct delivery *d, const struct mode *m, int vcpus, size_t pages, int first_cpu);
 
-/* That the readers had as many messages as @pages must give, if each of @vcpus accessed each. */
+/* Check the number of messages, if each of @vcpus accessed each of @pages. */
 void delivery_check_messages(struct delivery *d, uint64_t messages, uint64_t pages, int vcpus);
 
 /*
- * Instructions that do nothing, for the plugins of bench/lockstep/ to notice: around the
- * timed part, and in the guest before each page.
+ * Instructions without effect, which the plugins of bench/lockstep/ notice: around the
+ * timed part, before the warm-up, and in the guest before each page.
  */
 #ifdef __x86_64__
 #define mark()		asm volatile("xchg %%rbx, %%rbx" ::: "memory")
@@ -86,30 +86,30 @@ void delivery_check_messages(struct delivery *d, uint64_t messages, uint64_t pag
 #error "which instructions do nothing here?"
 #endif
 
-/* What one vCPU does in one go, and what came of it. */
+/* One vCPU's work in one go, and its exits. */
 struct batch {
 	int vcpu;
 	size_t first, count;	/* pages of the slot */
 	uint64_t exits;
 };
 
-/* Say what the vCPU does next. */
+/* Set the vCPU's next work. */
 void delivery_request(struct delivery *d, const struct batch *b);
-/* The part to be timed: the vCPU does it; each fault that exits is resolved. */
+/* The timed part: run the vCPU, and resolve each fault that exits. */
 void delivery_run(struct delivery *d, struct batch *b);
-/* Then: it has read what each page was filled with, and each fault went the right way. */
+/* Afterwards: the guest read the right content, and each fault was delivered as the mode says. */
 void delivery_verify(struct delivery *d, const struct batch *b);
 
 /*
- * Run on one CPU alone from here on: the @index-th of the list in BENCH_CPUS (2,4,8-15), or
- * the one of that number if there is no list.
+ * From here on, run on one CPU only: the @index-th of the list in BENCH_CPUS (2,4,8-15).
+ * Without a list, CPU @index.
  */
 void pin(int index);
 
-/* CLOCK_MONOTONIC, in ns; on an emulated machine it means nothing. */
+/* CLOCK_MONOTONIC in ns; meaningless on an emulated machine. */
 uint64_t now_ns(void);
 
-/* n times two instructions, whatever the architecture. */
+/* A loop of two instructions, n times, on any architecture. */
 void two_instructions_times(uint64_t n);
 
 #endif

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What one more fault costs, by how it is delivered: the price of a vCPU's access to a
- * page that is absent, from the guest's instruction to the next one.  And what the parts
- * cost that such a fault can't do without.
+ * The price of one more fault, by how it is delivered: from the guest's access to an
+ * absent page to its next instruction.  Also the price of the parts that every such
+ * fault needs.
  *
  * The guest reads pages that it has never touched, in batches of two sizes.  A batch
- * costs a constant (the ucall at its end, the request at its start) plus the price of
- * its faults; the difference between batches of different size leaves the price.  Both
- * sizes are multiples of what two page-table pages map, so that each batch pays for
- * as many of those, and of the refills of L1's page allocator, per fault, as any other;
- * and they take turns in going first, so that a drift is no price.  Nothing is created,
- * printed or verified inside the timed part, timer ticks are, and the first batches are
- * not counted.  Markers stand around the last ones, for bench/lockstep/timeline.c.
+ * costs a constant (its request and its ucall) plus its faults; the difference between
+ * two sizes leaves the price of a fault.  Both sizes are multiples of what two
+ * page-table pages map: per fault, all batches pay for equally many page-table pages
+ * and refills of L1's page allocator.  The sizes take turns in going first, so that a
+ * drift cancels out.  The timed part creates, prints and verifies nothing; timer ticks
+ * fall into it.  The first batches are not counted.  Markers surround the last ones,
+ * for bench/lockstep/timeline.c.
  *
- * Huge pages are few, and none of that is so of them: their accesses cost, besides, the
- * mapping of a page-table page of the guest's, by KVM alone.
+ * Huge pages are too few for that.  Each of their accesses also pays for a page-table
+ * page of the guest's, which KVM maps alone.
  *
- * Ticks are of the CPU's own counter (TSC, CNTVCT), icount's nanoseconds in its unit,
- * and an instruction is a nanosecond.  They mean instructions only under
- * QEMU's icount, and are otherwise nothing this program vouches for: it prints how
- * many ticks a loop of known length took, for the reader to check.
+ * Ticks are those of the CPU's counter (TSC, CNTVCT).  Under QEMU's icount a tick
+ * stands for nanoseconds, and an instruction takes one.  Without icount this program
+ * vouches for nothing.  It prints how many ticks a loop of known length took, for the
+ * reader to check.
  *
  * One vCPU runs.  The VM has memory for two, so that "one userfaultfd for all vCPUs,
  * with a reader for each" and "one per vCPU" differ as they would in a VMM.
@@ -48,7 +48,7 @@ static inline uint64_t ticks(void)
 	return low | (uint64_t)high << 32;
 }
 
-/* Nobody tells a program the frequency of the TSC; icount makes it this. */
+/* A program cannot read the frequency of the TSC; icount makes it this. */
 static uint64_t ticks_hz(void)
 {
 	return 1000000000;
@@ -75,7 +75,7 @@ static uint64_t ticks_hz(void)
 
 static FILE *out;
 
-/* The shortest of some runs of a known length: one that no timer tick fell into. */
+/* The shortest of several runs of known length: no timer tick fell into it. */
 static void print_calibration(const struct mode *m)
 {
 	const uint64_t n = 500000;
@@ -93,7 +93,7 @@ static void print_calibration(const struct mode *m)
 		", \"hz\": %" PRIu64 "}\n", m->name, 2 * n, least, ticks_hz());
 }
 
-/* How often the vCPU has to leave the guest at least */
+/* The least number of exits from the guest */
 static size_t least_exits(const struct mode *m, size_t count)
 {
 	return m->work == PROVIDE ? 0 : count;

@@ -127,8 +127,8 @@ uint64_t now_ns(void)
 }
 
 /*
- * A page that is fetched from another machine.  On an emulated one, where time means
- * nothing, an instruction is a nanosecond: init.c has the parameter.
+ * Fetch a page from another machine.  On an emulated machine time means nothing, so
+ * an instruction is a nanosecond: instruction_ns of init.c.
  */
 static void fetch_from_afar(struct test_vm *t, char *start)
 {
@@ -171,7 +171,7 @@ static void *reader(void *arg)
 		if (r->share->fetch)
 			r->share->fetch(r->share, start);
 		error = provide_and_wake(r->share, start);
-		/* As in resolve(): TEST_ASSERT() would find the words each time. */
+		/* As in resolve(): TEST_ASSERT() would evaluate its message each time. */
 		if (error)
 			TEST_FAIL("providing a page should work, not fail with %s", strerror(-error));
 	}
@@ -213,7 +213,7 @@ static void start_readers(struct delivery *d, int first_cpu)
 
 void delivery_start(struct delivery *d, const struct mode *m, int vcpus, size_t pages, int first_cpu)
 {
-	/* Without the series, a lookup that fails is not annotated on arm64, nor always on x86. */
+	/* Without the series, arm64 never annotates a failed lookup, and x86 not always. */
 	if (m->flags || m->sigbus)
 		REQUIRE_FLAG();
 	d->m = m;
@@ -263,7 +263,7 @@ static uint64_t guest_mix(uint64_t gva)
 	return gva & ODD_PAGE ? guest_write(gva) : guest_read(gva);
 }
 
-/* What GUEST_SYNC() does in the end, with nothing to say. */
+/* The last step of GUEST_SYNC(), without a message. */
 static uint64_t guest_exit(uint64_t gva)
 {
 	mark_page();
@@ -271,7 +271,7 @@ static uint64_t guest_exit(uint64_t gva)
 	return 0;
 }
 
-/* Prime to the size of all batches, and so far that the next page is mostly in another page-table page */
+/* Prime to all batch sizes; so long that the next page is mostly in another page-table page */
 #define STRIDE	509
 
 void delivery_request(struct delivery *d, const struct batch *b)
@@ -343,7 +343,7 @@ bool mode_exits(const struct mode *m)
 	return m->work == EXIT || (m->work == FAULT && (m->flags || m->sigbus));
 }
 
-/* What the page's first bytes are. */
+/* The first bytes of the page. */
 static uint64_t content(struct delivery *d, size_t page)
 {
 	if (d->m->uffd_mode == MISSING)
@@ -379,6 +379,6 @@ void delivery_verify(struct delivery *d, const struct batch *b)
 		verify_page(d, i);
 	}
 	TEST_ASSERT(sum == want, "the guest should read a sum of 0x%lx, not 0x%lx", want, sum);
-	/* Where vCPUs share pages, some find them there. */
+	/* vCPUs that share pages find some of them present. */
 	TEST_ASSERT(d->m->overlap ? b->exits <= exits : b->exits == exits, "%zu pages took %lu exits", b->count, b->exits);
 }

@@ -4,22 +4,22 @@
  *
  * usage: postcopy fast|uffd LATENCY_US
  *
- * The source holds the memory and sends it in the background, page by page; a request for
- * one page is answered after LATENCY_US, on a Unix socket of its own.  The destination has
- * the vCPUs, which access all pages, each in an order of its own: with "fast" an absent
- * page is an exit, and the vCPU's thread fetches it; with "uffd" a reader of the
- * userfaultfd does.  In both, accesses by KVM itself, here to steal time, reach a reader.
- * When all has arrived, the flag is cleared and the userfaultfd closed, while vCPUs run.
+ * The source holds the memory and sends it in the background, page by page.  It answers a
+ * request for one page after LATENCY_US, on a separate Unix socket.  The destination has
+ * the vCPUs, which access all pages in different orders.  With "fast" an absent page is an
+ * exit, and the vCPU's thread fetches the page; with "uffd" a reader of the userfaultfd
+ * does.  In both, KVM's own accesses, here to steal time, reach a reader.  When all pages
+ * are there, the flag is cleared and the userfaultfd closed, while vCPUs run.
  *
- * At the end the memory must be the source's, by checksum, and what the guest has added to
- * it must be all there.  Prints a JSON line; times are of this machine's clock, which means
- * nothing on an emulated one:
+ * At the end the memory must match the source's checksum, and the guest's own additions
+ * must all be there.  Prints a JSON line.  Times are those of this machine's clock, which
+ * means nothing on an emulated machine:
  *   pages, demand (fetched on demand), faults (messages from the userfaultfd), exits
  *   pause_ns     from the source's stop to the first KVM_RUN
  *   converge_ns  from there until all pages had arrived
- *   latency_ns   [min, median, p99, max] of accesses to pages that were fetched on demand, as
- *                the guest saw them; null if its clock stands still while it waits, as KVM
- *                has it do on x86 where the TSC is not stable
+ *   latency_ns   [min, median, p99, max] of the guest's accesses to pages fetched on demand;
+ *                null if the guest's clock stands still while it waits, which KVM does on
+ *                x86 with an unstable TSC
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -46,13 +46,13 @@
 #define WORDS		(PAGE / 8)
 #define STRIDE		389	/* prime to PAGES: every page once */
 #define ALL_SENT	UINT32_MAX
-/* Words of a page that the destination writes to: a counter of the guest's ... */
+/* Words of a page that the destination writes to: a counter of the guest ... */
 #define COUNTER		1
-/* ... and in this page, which comes late in all orders, what KVM writes as steal time (64 bytes) */
+/* ... and KVM's steal time (64 bytes), in this page, which comes late in all orders */
 #define STEAL_PAGE	984
 #define STEAL_WORD	64
 
-/* Unix sockets: one for all that is pushed, and one for each thread that may fetch. */
+/* Unix sockets: one for pushed pages, and one for each thread that may fetch. */
 #define CONNECTIONS	(1 + VCPUS + READERS)
 static int here[CONNECTIONS], there[CONNECTIONS];
 
@@ -77,7 +77,7 @@ static void send_all(int socket, const void *data, size_t size)
 	transfer((ssize_t (*)(int, void *, size_t))write, socket, (void *)data, size);
 }
 
-/* Whether the destination writes to that word of the memory: the guest's counters, steal time. */
+/* Whether the destination writes to that word: the guest's counters, steal time. */
 static bool is_written(size_t index)
 {
 	size_t steal = STEAL_PAGE * WORDS + STEAL_WORD;
@@ -85,7 +85,7 @@ static bool is_written(size_t index)
 	return index % WORDS == COUNTER || (index >= steal && index < steal + 8);
 }
 
-/* Of what the source alone determines. */
+/* Over the words that only the source writes. */
 static uint64_t checksum(const uint64_t *words)
 {
 	uint64_t sum = 0;
@@ -127,7 +127,7 @@ static void push_pages(void)
 			continue;
 		send_all(there[0], &page, sizeof(page));
 		send_all(there[0], memory + page * WORDS, PAGE);
-		/* A network that pages on demand come over, too, is not faster than this. */
+		/* The same network carries pages on demand: it is not faster for pushed ones. */
 		usleep(latency_us);
 	}
 	send_all(there[0], &end, sizeof(end));
@@ -154,14 +154,14 @@ static void source_main(void)
 	hello.stopped_ns = now_ns();
 	send_all(there[0], &hello, sizeof(hello));
 	push_pages();
-	/* It has what the destination may still ask for: until that is over. */
+	/* The destination may still ask for pages: stay until it is done. */
 	receive(there[0], &go, 1);
 }
 
 /* --- the guest --- */
 
 static uint64_t took[VCPUS][PAGES];	/* ticks of each access */
-static bool all_is_here;		/* set by the host, when there is no userfaultfd any more */
+static bool all_is_here;		/* set by the host once the userfaultfd is closed */
 
 static inline uint64_t guest_ticks(void)
 {
@@ -187,8 +187,8 @@ static uint64_t sum_of_all(void)
 }
 
 /*
- * All pages, from that of @gva on; returns the sum of their first words, if it is the same
- * once more when all has arrived.
+ * Access all pages, from that of @gva on.  Returns the sum of their first words, or 0 if
+ * the sum differs once all pages have arrived.
  */
 static uint64_t touch_all(uint64_t gva)
 {
@@ -216,7 +216,7 @@ static uint64_t exits, first_run_ns;
 /* Held while an exit is resolved, so that the userfaultfd is not closed meanwhile. */
 static pthread_rwlock_t resolving = PTHREAD_RWLOCK_INITIALIZER;
 
-/* By whoever has claimed the page: ask for it, and put it where it can be mapped. */
+/* Called by the thread that claimed the page: request it, and put it into the page cache. */
 static void fetch(struct test_vm *vm, char *start)
 {
 	static int taken;
@@ -230,7 +230,7 @@ static void fetch(struct test_vm *vm, char *start)
 	receive(here[mine], vm->alias + page * PAGE, PAGE);
 }
 
-/* Put what is pushed into place, unless somebody has asked for it. */
+/* Put pushed pages into place, unless a thread has requested them. */
 static void receive_pages(void)
 {
 	static char data[PAGE];
@@ -257,7 +257,7 @@ static void *vcpu_main(void *arg)
 		if (t.uffd >= 0) {
 			resolve(&t, t.vcpus[index], error);
 		} else {
-			/* Of before the flag was cleared; it wants nothing but to be repeated. */
+			/* An exit from before the flag was cleared: just repeat it. */
 			TEST_ASSERT(error == -EFAULT && t.vcpus[index]->run->exit_reason == KVM_EXIT_MEMORY_FAULT && !late++,
 				    "without the flag, KVM_RUN should not fail with %d, exit reason %u", error,
 				    t.vcpus[index]->run->exit_reason);
@@ -268,7 +268,7 @@ static void *vcpu_main(void *arg)
 	return (void *)completion(&t, index);
 }
 
-/* --- what came of it --- */
+/* --- the result --- */
 
 static double ns_per_tick(void)
 {
@@ -294,7 +294,7 @@ static int compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Of pages fetched on demand, the longer of both vCPUs' accesses: that was the fetch. */
+/* For pages fetched on demand, the longer of both vCPUs' accesses: it includes the fetch. */
 static size_t latencies(uint64_t *ticks)
 {
 	size_t page, n = 0;
@@ -307,7 +307,7 @@ static size_t latencies(uint64_t *ticks)
 	return n;
 }
 
-/* "null", if it is less than the source takes to answer. */
+/* "null" if a latency is shorter than the source's delay. */
 static void format_latencies(char *text, size_t size, const uint64_t *ticks, size_t n)
 {
 	double ns = ns_per_tick();
@@ -350,7 +350,7 @@ static void check_memory(uint64_t wanted, const uint64_t *sums)
 		TEST_ASSERT(sums[i] == sum, "vCPU %d should have read a sum of 0x%lx, not 0x%lx", i, sum, sums[i]);
 }
 
-/* All has arrived: go back to a slot like any other, while vCPUs run.  Returns what readers served. */
+/* All pages are there: make it a normal slot while vCPUs run.  Returns the faults that readers served. */
 static uint64_t finish(struct reader *readers, bool fast)
 {
 	uint64_t faults = 0;
@@ -380,7 +380,7 @@ static void run_destination(const char *mode, bool fast)
 
 	t = test_vm_create(VCPUS, VM_MEM_SRC_SHMEM, PAGES, fast ? FLAG : 0);
 	t.fetch = fetch;
-	/* MINOR alone does not hear of a page that is not in the page cache: the kernel makes one of zeros. */
+	/* MINOR alone misses a page that is not in the page cache: the kernel makes one of zeros. */
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
 	for (i = 0; i < READERS; i++)
 		reader_start(&readers[i], &t);
@@ -393,7 +393,7 @@ static void run_destination(const char *mode, bool fast)
 	receive_pages();
 	arrived_ns = now_ns();
 	faults = finish(readers, fast);
-	/* Until then, both vCPUs run. */
+	/* Both vCPUs run until now. */
 	WRITE_ONCE(*(bool *)addr_gva2hva(t.vm, (uintptr_t)&all_is_here), true);
 	for (i = 0; i < VCPUS; i++)
 		pthread_join(threads[i], (void **)&sums[i]);
@@ -426,7 +426,7 @@ int main(int argc, char *argv[])
 	}
 	source = fork();
 	TEST_ASSERT(source >= 0, "fork() should work");
-	/* Each keeps its own ends, so that it notices if the other one is gone. */
+	/* Each process keeps only its own ends, so that it notices when the other one dies. */
 	for (i = 0; i < CONNECTIONS; i++)
 		close(source ? there[i] : here[i]);
 	if (!source) {

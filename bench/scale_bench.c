@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How the delivery of faults scales: all vCPUs at once access pages that are absent, each
- * its own, or all the same.
+ * How the delivery of faults scales: all vCPUs access absent pages at once, each its own
+ * pages, or all the same ones.
  *
- * usage: scale_bench MODE [VCPUS]	or that number in the environment, as "vcpus"
+ * usage: scale_bench MODE [VCPUS]	VCPUS: or "vcpus" in the environment
  *
- * Every vCPU and every reader has a CPU to itself, of BENCH_CPUS if that is set.  A marker
- * instruction, which real CPUs ignore and bench/lockstep/ notices, stands before and after
- * each timed part, in which nothing is created, entered for the first time, printed or
- * verified.  A page that all vCPUs access is counted once.
+ * Every vCPU and every reader has its own CPU, of BENCH_CPUS if that is set.  A marker
+ * stands before and after each timed part: real CPUs ignore it, bench/lockstep/ notices
+ * it.  Inside, nothing is created, entered for the first time, printed or verified.  A
+ * page that all vCPUs access counts once.
  *
  * Prints a JSON line for each timed part to the file that BENCH_OUT names, or to stdout;
  * results/README.md has the format.
@@ -20,19 +20,19 @@
 
 #include "delivery.h"
 
-#define WARM	16	/* pages of each vCPU that are not counted, and up to 30 more */
+#define WARM	16	/* uncounted pages of each vCPU; up to 30 more */
 #define TIMED	64	/* of each timed part */
 #define LRU_BATCH	31	/* pages that a CPU adds to the LRU at once: PAGEVEC_SIZE */
-#define PER_TABLE	512	/* pages: vCPUs share no page-table page, so that the warm-up has all of them */
-#define PARTS	2	/* for lockstep to take another quantum for the second */
+#define PER_TABLE	512	/* pages: vCPUs share no page-table page, and the warm-up touches all of these */
+#define PARTS	2	/* lockstep takes another quantum for the second */
 
 static struct delivery d;
 static size_t timed_pages;	/* TIMED of the mode */
 static uint64_t ns[PARTS];	/* of the timed parts */
-static int ready, done;		/* how often vCPUs were, over all parts */
+static int ready, done;		/* number of times, over all vCPUs and parts */
 static int go;			/* parts that have begun */
 static pthread_barrier_t warm;
-static bool drained;		/* of RCU callbacks, before the first part */
+static bool drained;		/* RCU callbacks ran before the first part */
 
 struct runner {
 	pthread_t thread;
@@ -45,7 +45,7 @@ static void run_batch(struct batch *b)
 	delivery_run(&d, b);
 }
 
-/* Nobody sleeps at a gate: waking them would take its time, one after another. */
+/* Spin: waking sleepers one after another would take part of the timed time. */
 static void wait_for_all(int *count, int part)
 {
 	while (__atomic_load_n(count, __ATOMIC_ACQUIRE) < (part + 1) * d.vcpus)
@@ -83,9 +83,9 @@ static void run_part(struct runner *r, int part, bool first)
 }
 
 /*
- * What call_rcu() has left from boot and earlier processes is freed now, and not in a timed
- * part: a CPU that did it there took up to 300000 instructions of a million.  False where
- * that can't be asked for: before Linux 6.5, and without root.
+ * Free now what call_rcu() has left from boot and earlier processes.  In a timed part, it
+ * took one CPU up to 300000 instructions of a million.  Returns false where this cannot be
+ * requested: before Linux 6.5, and without root.
  */
 static bool run_rcu_callbacks(void)
 {
@@ -106,7 +106,7 @@ static void *vcpu_main(void *arg)
 	pin(r->warm.vcpu);
 	run_batch(&r->warm);
 	delivery_verify(&d, &r->warm);
-	/* Here they do sleep: who is slow to arrive has the host to itself. */
+	/* Sleep here: a slow thread then has the host to itself. */
 	if (pthread_barrier_wait(&warm) == PTHREAD_BARRIER_SERIAL_THREAD) {
 		drained = run_rcu_callbacks();
 		d.messages = 0;
@@ -117,7 +117,7 @@ static void *vcpu_main(void *arg)
 	return NULL;
 }
 
-/* vCPUs that run in lockstep would all come to the LRU's lock at once, if they all began alike. */
+/* With equal warm-ups, vCPUs in lockstep would all take the LRU's lock at the same moment. */
 static size_t warm_pages(int vcpu)
 {
 	return mode_pages(d.m, WARM) + (d.m->overlap ? 0 : vcpu % LRU_BATCH);

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-# arm64, as facts.  Read by make and by ci/facts/arch.py: only "name = value" lines.
+# The facts of arm64, read by make and ci/facts/arch.py: only "name = value" lines.
 
 # Toolchain and kernel
 kernel_arch  = arm64
 kernel_image = arch/arm64/boot/Image
 cross        = aarch64-linux-gnu-
 deb_arch     = arm64
-# Where this architecture's own tests are, or were, in the KVM selftests
+# The directory of this architecture's tests in the KVM selftests, now and in older kernels
 kvm_tests    = arm64 aarch64
 
 # The machine, L1: with EL2, and a CPU that has VHE.
@@ -18,11 +18,11 @@ append       = console=ttyAMA0
 append_tcg   =
 append_lockstep =
 
-# Modes: the boot parameters that ask for one, and what the kernel says on the
-# console if it was obtained (a regular expression).  nogic: KVM has no use for the GIC,
-# since the device tree names no maintenance interrupt, and says nothing about it in between.
-# protected: pKVM; a hypervisor at EL2 makes the stage-2 mappings, also of VMs that are not
-# protected.  Some modes are only for the cases that name them.
+# Modes: mode_* has the boot parameters, proof_* a regular expression that matches the
+# console if and only if the mode was obtained.  nogic: the device tree names no maintenance
+# interrupt, so KVM cannot use the GIC, and prints nothing about it.  protected: pKVM; a
+# hypervisor at EL2 makes the stage-2 mappings, also for VMs that are not protected.
+# Modes in "named" run only the cases that name them.
 modes        = vhe nvhe nogic protected
 named        = nogic protected
 mode_vhe     =
@@ -37,5 +37,5 @@ without_nogic = /intc@8000000 interrupts
 
 page_size    = 4096
 
-# Time limits of cases are multiplied by this under emulation.
+# Factor for the time limits of cases under emulation
 scale_tcg    = 3

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Print the frequency, in kHz, of the counter that QEMU's TCG gives an x86 guest as its
- * TSC: the host's own.  On a loaded host the guest cannot find out by itself: it times
- * the counter against an emulated timer, and gives up on the TSC if it was interrupted.
+ * Print the frequency, in kHz, of the host's counter, which QEMU's TCG gives an x86 guest
+ * as its TSC.  On a loaded host the guest cannot measure it: it times the counter against
+ * an emulated timer, and gives up on the TSC if it was interrupted.
  */
 #include <stdint.h>
 #include <stdio.h>

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * PID 1 of the guest (L1): run the cases that the host asked for, report each as
- * KTAP on a virtio port of its own, end the machine.
+ * PID 1 of the guest (L1): run the cases that the host names, report them as KTAP on a
+ * virtio port, end the machine.
  *
  * The kernel hands unknown name=value boot parameters to PID 1 as environment:
- *   run=tests|bench|scale|shell  what to do; but for shell, a file in /cases
+ *   run=NAME|shell         the file in /cases that has the cases: tests, bench, scale or
+ *                          profile; or a shell
  *   cases=a,b,...          the cases to run, in this order
  *   scale=N                multiply each time limit, for a slow machine
  *   timeout=N              seconds for each case, instead of its own limit
@@ -12,9 +13,9 @@
  *                          for the cases, which inherit the environment; the last: an
  *                          instruction is a nanosecond, since time means nothing here
  *
- * What goes over the "ktap" port, in this order:
- *   KTAP version 1, 1..N   the plan first, so that a missing result is noticed
- *   # fact key=value       what this machine is, for the host to compare
+ * The lines on the "ktap" port, in this order:
+ *   KTAP version 1, 1..N   the plan first, so that the host notices a missing result
+ *   # fact key=value       facts of this machine, which the host compares
  *   # case NAME SECONDS    once per case, its limit; then its output, "# "-prefixed
  *   ok|not ok N NAME [# SKIP reason | # TIMEOUT N seconds | # exit=N | # signal=N]
  *   Bail out! reason       nothing follows; the machine was given up
@@ -46,7 +47,7 @@
 
 #define KSFT_SKIP	4
 #define MAX_ARGS	32
-/* How long a killed case may take to die before the machine is given up. */
+/* Time for a killed case to die; then the machine is given up. */
 #define KILL_GRACE_MS	20000
 
 #define SETTLE_SECONDS	3
@@ -54,7 +55,7 @@
 #define DEBUGFS		"/sys/kernel/debug"
 #define KMEMLEAK	DEBUGFS "/kmemleak"
 #define GCOV		DEBUGFS "/gcov"
-/* kmemleak doesn't report what is younger than five. */
+/* kmemleak does not report objects younger than five seconds. */
 #define KMEMLEAK_SECONDS	6
 
 /* One line of a case file: name, arch, needs, seconds, command; see selftests/cases. */
@@ -200,7 +201,7 @@ static void __attribute__((noreturn)) spin_on(int cpu, int ready)
 		;
 }
 
-/* A process that leaves @cpu to nobody: of the highest priority, and without a system call.  -1: failed. */
+/* Fork a process that leaves @cpu to nobody: highest priority, no system calls.  -1: failed. */
 static pid_t occupy(int cpu)
 {
 	int ready[2];
@@ -220,14 +221,14 @@ static pid_t occupy(int cpu)
 	return pid;
 }
 
-/* Keeps the VM's file open, for good. */
+/* Create a VM and keep its file open for good. */
 static bool create_vm(void)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm;
 
 	if (kvm < 0)
 		return false;
-	/* arm64: so many bits of IPA, as 40, which is what 0 stands for, may be too many.  x86: 0 */
+	/* arm64: the supported bits of IPA, since 0 stands for 40, which may be too many.  x86: 0 */
 	vm = ioctl(kvm, KVM_CREATE_VM, ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE));
 	if (vm < 0)
 		printf("init: no VM to hold: %s\n", strerror(errno));
@@ -236,11 +237,11 @@ static bool create_vm(void)
 }
 
 /*
- * A VM that nobody runs, as long as the machine lasts: so that KVM's preempt notifiers,
- * which are on while there is a VM, stay on.  What turns them on is a static key in the
- * scheduler, and QEMU before 8.1 (deba78709ae8) may keep what a CPU was just translating
- * when another one patched it: vCPUs are then moved without kvm_sched_out() and
- * kvm_sched_in().  While the key flips, no other CPU is to be in the scheduler.
+ * Hold a VM, which never runs, as long as the machine lasts.  KVM's preempt notifiers are
+ * on while there is a VM, by a static key in the scheduler.  QEMU before 8.1
+ * (deba78709ae8) may keep code that one CPU was translating while another one patched it.
+ * vCPUs then move without kvm_sched_out() and kvm_sched_in().  So the key flips once, and
+ * no other CPU may be in the scheduler meanwhile.
  */
 static bool hold_vm(void)
 {
@@ -272,13 +273,13 @@ static void report_facts(void)
 	fprintf(ktap, "# fact cpus=%ld\n", sysconf(_SC_NPROCESSORS_ONLN));
 	fprintf(ktap, "# fact page_size=%ld\n", sysconf(_SC_PAGESIZE));
 	fprintf(ktap, "# fact vm=%s\n", vm_held ? "held" : "none");
-	/* What cases read from their environment, which the kernel has handed on */
+	/* Boot parameters that the cases read from their environment */
 	for (const char **name = (const char *[]){ "seed", "stress", "ops", "vcpus", "instruction_ns", NULL }; *name; name++)
 		if (getenv(*name))
 			fprintf(ktap, "# fact %s=%s\n", *name, getenv(*name));
 }
 
-/* On the console, so that the host can tell whether it got the mode that it asked for. */
+/* Print them on the console: the host checks the mode by them. */
 static void print_parameters(const char *module)
 {
 	char path[PATH_MAX], line[64];
@@ -304,14 +305,14 @@ static bool write_file(const char *path, const char *text)
 	return f && !fclose(f) && ok;
 }
 
-/* What was allocated until now is no concern of the cases. */
+/* Allocations until now are not the cases'. */
 static void forget_leaks(void)
 {
 	if (write_file(KMEMLEAK, "scan"))
 		write_file(KMEMLEAK, "clear");
 }
 
-/* Reports go to the console, where they are found like any other splat. */
+/* Reports go to the console, where the host finds them like any other splat. */
 static void print_leaks(void)
 {
 	char line[256];
@@ -320,7 +321,7 @@ static void print_leaks(void)
 	if (access(KMEMLEAK, R_OK))
 		return;
 	sleep(KMEMLEAK_SECONDS);
-	/* Twice: what the first scan finds may be a pointer in flight.  Once off, it is an error. */
+	/* Twice: the first scan may report an object whose pointer was in flight.  Once off, kmemleak refuses. */
 	if (!write_file(KMEMLEAK, "scan") || !write_file(KMEMLEAK, "scan"))
 		return;
 	f = fopen(KMEMLEAK, "r");
@@ -332,8 +333,8 @@ static void print_leaks(void)
 }
 
 /*
- * "path\n", the size as "%08lx\n", and the data; last "end\n" and the number of files:
- * what ci/proof/coverage.py reads.
+ * Write "path\n", the size as "%08lx\n", and the data.  At the end come "end\n" and the
+ * number of files.  ci/proof/coverage.py reads it.
  */
 static int send_counters(const char *path, const struct stat *st, int type, struct FTW *where)
 {
@@ -418,7 +419,7 @@ static void __attribute__((noreturn)) exec_case(const struct test_case *c, int o
 {
 	char path[PATH_MAX];
 
-	/* A session of its own, so that all of it can be killed at once. */
+	/* A session of its own can be killed as a whole. */
 	setsid();
 	dup2(out, 1);
 	dup2(out, 2);
@@ -508,12 +509,12 @@ static bool watch_case(const struct test_case *c, pid_t pid, struct output *o, i
 	long deadline = now_ms() + c->seconds * 1000L;
 	bool timed_out = !pass_on_until(o, deadline) || !reap(pid, status, deadline);
 
-	/* Also without a timeout: nothing of a case outlives it. */
+	/* Also without a timeout: no process of a case outlives it. */
 	kill(-pid, SIGKILL);
 	if (timed_out && !reap(pid, status, now_ms() + KILL_GRACE_MS)) {
 		FILE *trigger = fopen("/proc/sysrq-trigger", "w");
 
-		/* Where it is stuck goes to the console: blocked tasks, then all CPUs. */
+		/* Show on the console where it is stuck: blocked tasks, then all CPUs. */
 		for (const char *key = "wl"; trigger && *key; key++) {
 			fputc(*key, trigger);
 			fflush(trigger);
@@ -549,7 +550,7 @@ static void run_case(int number, const struct test_case *c)
 	pid_t pid;
 
 	fprintf(ktap, "# case %s %u\n", c->name, c->seconds);
-	/* On the console as well, so that a splat there can be told whose it is. */
+	/* On the console too: it tells whose a splat is. */
 	printf("init: case %s\n", c->name);
 
 	if (pipe2(fds, O_CLOEXEC))
@@ -606,7 +607,7 @@ static void run_cases(const char *file_name, const char *names)
 	}
 	print_leaks();
 	send_coverage();
-	/* The console first: it is part of what ended well. */
+	/* The console first: a good end includes it. */
 	printf("init: end\n");
 	fprintf(ktap, "# end\n");
 }

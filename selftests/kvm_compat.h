@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the KVM selftests library calls differently from kernel to kernel; nothing else
- * knows that there is more than one.  Told apart by what its headers define.
+ * Names of the KVM selftests library that differ between kernels, told apart by macros of
+ * its headers.  No other file here depends on the kernel's version.
  */
 #ifndef SELFTESTS_KVM_COMPAT_H
 #define SELFTESTS_KVM_COMPAT_H
@@ -13,8 +13,9 @@ typedef __typeof__(addr_hva2gpa(NULL, NULL)) guest_address_t;
 
 #ifdef __aarch64__
 /*
- * A library that has this gives each VM of more than no vCPUs a vGIC, unless it is called.  No
- * test wants one that it didn't ask for, nor is what the benchmark counts to depend on it.
+ * A library with this function gives every VM with at least one vCPU a vGIC, unless the
+ * function is called.  No test wants a vGIC that it did not request, and the benchmark's
+ * counts must not depend on one.
  */
 void __attribute__((weak)) test_disable_default_vgic(void);
 #define disable_default_vgic()	({ if (test_disable_default_vgic) test_disable_default_vgic(); })
@@ -26,7 +27,7 @@ void __attribute__((weak)) test_disable_default_vgic(void);
 #include "svm_util.h"
 
 #ifdef SVM_MISC_ENABLE_NP
-/* Since then, struct svm_test_data has the stack. */
+/* Libraries with this macro keep the stack in struct svm_test_data. */
 #define setup_svm(svm, rip, stack)	((void)(stack), generic_svm_setup(svm, rip))
 #define enable_nested_paging(control)	((control)->misc_ctl |= SVM_MISC_ENABLE_NP)
 #else

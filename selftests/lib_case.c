@@ -19,7 +19,7 @@ int __attribute__((weak)) main(int argc, char *argv[])
 		}
 	}
 
-	/* As of a kernel between two bases; what a base lacks is said in its file. */
+	/* E.g. on a kernel between two bases; the file of a base has the cases that it lacks. */
 	if (argc == 2)
 		fprintf(stderr, "%s: no case %s: misspelt, or about what these kernel headers do not have\n", argv[0], argv[1]);
 	fprintf(stderr, "usage: %s CASE, one of:\n", argv[0]);

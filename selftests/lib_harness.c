@@ -89,7 +89,7 @@ void request_steal_time(struct test_vm *t, int vcpu, uint64_t gpa)
 
 /* --- VM and memory --- */
 
-/* libkvm makes room for the page tables of so many pages: those of a case that maps more than the slot. */
+/* libkvm makes room for the page tables of so many more pages, which some cases map. */
 #define EXTRA_PAGES	128
 
 struct test_vm test_vm_create(int vcpus, enum vm_mem_backing_src_type backing,
@@ -217,9 +217,9 @@ int run_vcpu(struct kvm_vcpu *vcpu)
 	int r;
 
 	/*
-	 * get_ucall() has made KVM complete the I/O that the last ucall was.  An access
-	 * to no memory is yet to be completed, with what the caller has put there, and
-	 * arm64 does so only if the reason still says so.
+	 * get_ucall() has made KVM complete the I/O of the last ucall.  An access to no
+	 * memory is still to be completed, with the caller's data, and arm64 does so only
+	 * if exit_reason still says KVM_EXIT_MMIO.
 	 */
 	if (vcpu->run->exit_reason != KVM_EXIT_MMIO) {
 		vcpu->run->exit_reason = NO_EXIT_REASON;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * How a VMM provides memory to a memslot with KVM_MEM_ABSENT_MAPPING_FAULT: in the
- * vCPU's thread after an exit, and in a reader of the userfaultfd for everybody else.
- * The tests and the benchmark share it, but for the reader; harness.h says what each
+ * vCPU's thread after an exit, and in a reader of the userfaultfd for all others.  The
+ * tests and the benchmark share all of it except the reader.  harness.h says what each
  * function promises.
  */
 #define _GNU_SOURCE
@@ -21,7 +21,7 @@
 
 /*
  * Legal repeats are few: an invalidation in flight, a page reclaimed at once.  A page
- * that faults more often than this in a row will do so for ever.
+ * that faults more often than this in a row faults for ever.
  */
 #define MAX_REPEATS	1000
 
@@ -83,7 +83,7 @@ int provide_and_wake(struct test_vm *t, char *start)
 	struct uffdio_range range = { (uintptr_t)start, t->granule };
 	int r = provide(t, start, true);
 
-	/* A failed COPY or CONTINUE wakes no one, and a vCPU never does. */
+	/* A failed COPY or CONTINUE wakes no one, and a vCPU's thread never wakes anyone. */
 	if (r == -EEXIST)
 		r = ioctl(t->uffd, UFFDIO_WAKE, &range) ? -errno : 0;
 	return r;
@@ -93,14 +93,14 @@ int populate(struct test_vm *t, char *hva)
 {
 	int r;
 
-	/* _READ would not do: it is content with a page that KVM can't use. */
+	/* Not _READ: it accepts a page that KVM cannot use. */
 	do {
 		r = madvise(granule_of(t, hva), t->granule, MADV_POPULATE_WRITE) ? -errno : 0;
 	} while (r == -EINTR || r == -EAGAIN);
 	return r;
 }
 
-/* Returns true to the one vCPU that is to fetch; to the others when it has been fetched. */
+/* Returns true to the one vCPU that has to fetch; returns to the others after the fetch. */
 static bool claim(struct test_vm *t, char *start)
 {
 	uint8_t *state = &t->fetched[(start - t->hva) / t->granule];
@@ -129,7 +129,7 @@ bool arrive(struct test_vm *t, char *hva, const void *data)
 					 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 		return false;
 	memcpy(t->alias + (start - t->hva), data, t->granule);
-	/* In this order: who waits for the content provides it as well, or is woken. */
+	/* In this order: a thread that waits for the content provides it too, or is woken. */
 	fetched(t, start);
 	r = provide_and_wake(t, start);
 	TEST_ASSERT(!r, "providing %p should work, not fail with %s", start, strerror(-r));
@@ -145,20 +145,20 @@ void wait_until_fetched(struct test_vm *t)
 			sched_yield();
 }
 
-/* Where the last exit wants memory.  It must have been one that asks for that. */
+/* The address that the last exit wants memory for.  It must have been such an exit. */
 static char *fault_hva(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
 {
 	struct kvm_run *run = vcpu->run;
 	char *hva;
 
-	/* Not TEST_ASSERT(), which finds the words each time: the benchmark counts that. */
+	/* Not TEST_ASSERT(), which evaluates its message each time: the benchmark counts that. */
 	if (error != -EFAULT || run->exit_reason != KVM_EXIT_MEMORY_FAULT)
 		TEST_FAIL("only EFAULT with MEMORY_FAULT can be resolved, not %d, exit reason %u (%s)",
 			  error, run->exit_reason, exit_reason_str(run->exit_reason));
 	TEST_ASSERT(!(run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE),
 		    "no memory here is private");
 	hva = addr_gpa2hva(t->vm, run->memory_fault.gpa);
-	/* Which may be a part of the slot, with a userfaultfd of its own. */
+	/* @t may be a part of the slot, with a userfaultfd of its own. */
 	TEST_ASSERT(hva >= t->hva && hva < t->hva + t->pages * t->page_size,
 		    "gpa 0x%llx is not in the slot", run->memory_fault.gpa);
 
@@ -179,14 +179,14 @@ bool resolve(struct test_vm *t, struct kvm_vcpu *vcpu, int error)
 	if (mine && t->fetch)
 		t->fetch(t, start);
 
-	/* What was fetched and zapped again is in the page cache, or it is lost. */
+	/* A page that was fetched and zapped again is in the page cache, or it is lost. */
 	if (mine || t->uffd_mode & UFFDIO_REGISTER_MODE_MINOR)
 		r = provide(t, start, false);
 	if (mine)
 		fetched(t, start);
 	/*
-	 * Somebody else provided it.  That says nothing about what is mapped now, or
-	 * whether it is writable, so ask for just that.
+	 * Another thread provided it.  It may be unmapped again, or not be writable, so
+	 * ask for a writable mapping.
 	 */
 	if (r == -EEXIST)
 		r = populate(t, start);
@@ -209,7 +209,7 @@ static void serve(struct reader *r)
 	TEST_ASSERT(msg.event == UFFD_EVENT_PAGEFAULT, "only page faults are expected, not %u", msg.event);
 	r->last = msg.arg.pagefault.address;
 	r->task = msg.arg.pagefault.feat.ptid;
-	/* Before it is woken: who has slept may look at this count at once. */
+	/* Before the wake-up: the sleeper may read this count at once. */
 	__atomic_add_fetch(&r->faults, 1, __ATOMIC_SEQ_CST);
 	start = granule_of(r->t, (char *)r->last);
 	if (r->t->fetch && claim(r->t, start)) {

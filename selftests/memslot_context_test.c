@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Where an access to a flagged memslot can come from: a nested guest, the walk of the
- * guest's own page tables, system management mode, a guest with larger pages.  The exit
- * names the page in the VM's own address space, of the host's size, each time.
+ * Origins of an access to a flagged memslot: a nested guest, the walk of the guest's own
+ * page tables, system management mode, a guest with larger pages.  Each time the exit
+ * has the gpa in the VM's own address space, and the host's page size.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,7 +18,7 @@
 
 /* --- the guest's page tables are in the slot --- */
 
-/* No table of the guest covers it before, and its first three pages are the tables. */
+/* No page table of the guest covers it yet; its first three pages become the tables. */
 #define WALK_GVA	(1ull << 40)
 #define WALK_TABLES	3
 #define WALK_PAGE	10
@@ -41,7 +41,7 @@ static struct test_vm create_walk_vm(void)
 	return t;
 }
 
-/* Have the guest walk the tables.  Returns the pages that exited, as a bitmap. */
+/* Make the guest walk the tables.  Returns a bitmap of the pages that exited. */
 static uint64_t walk(struct test_vm *t)
 {
 	uint64_t seen = 0;
@@ -155,7 +155,7 @@ static uint64_t guest_run_nested(uint64_t gva)
 	return nested.value;
 }
 
-/* The exit has the VM's address of the page, not the nested guest's. */
+/* The exit has the gpa of the VM, not that of the nested guest. */
 CASE(nested_guest)
 {
 	struct test_vm t;
@@ -201,7 +201,7 @@ static void set_smm(struct test_vm *t, bool smm)
 	vcpu_events_set(t->vcpus[0], &events);
 }
 
-/* An access exits if it is through the address space whose slot has the flag. */
+/* An access exits if it uses the address space whose slot has the flag. */
 CASE(smm_address_space)
 {
 	const uint32_t flags[2][2] = { { 0, FLAG }, { FLAG, 0 } };	/* [round][in SMM] */
@@ -216,7 +216,7 @@ CASE(smm_address_space)
 	for (round = 0; round < 2; round++) {
 		test_vm_set_flags(&t, V2, flags[round][0]);
 		set_smm_slot(&t, TEST_SLOT, flags[round][1]);
-		/* A write: reads of a file map its next pages too. */
+		/* A write: reads of a file also map its next pages. */
 		request(&t, 0, ACCESS_WRITE, round * t.page_size);
 		set_smm(&t, !round);
 		run_to_memory_fault(&t, 0, round);
@@ -245,7 +245,7 @@ static void check_guest_pages(enum vm_guest_mode mode, unsigned int tg0)
 	TEST_ASSERT((tcr >> 14 & 3) == tg0, "the guest's granule should be %u, TCR_EL1 is 0x%lx", tg0, tcr);
 	fill_page_cache(&t);
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
-	/* In the middle of a guest's page: the exit is about the host's */
+	/* In the middle of a guest's page: the exit reports the host's page */
 	for (access = ACCESS_READ; access <= ACCESS_FETCH; access++)
 		access_exits(&t, access, 16 + access);
 	test_vm_free(&t);

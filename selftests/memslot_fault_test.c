@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a vCPU's access to memory does, with and without KVM_MEM_ABSENT_MAPPING_FAULT:
- * which accesses leave KVM_RUN, what the exit says, and that the guest goes on with
- * the right contents once the page is there.
+ * Accesses of vCPUs to memory, with and without KVM_MEM_ABSENT_MAPPING_FAULT: which
+ * ones leave KVM_RUN, the fields of the exit, and that the guest goes on with the right
+ * contents once the page is there.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -37,7 +37,7 @@ static void absent_exits(enum access access, uint32_t more_flags)
 	t = test_vm_create(1, VM_MEM_SRC_SHMEM, PAGES, FLAG | more_flags);
 	fill_page_cache(&t);
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
-	/* So that a kernel that sleeps there fails the case at once. */
+	/* With a reader, a kernel that sleeps there fails the case at once. */
 	reader_start(&r, &t);
 	for (page = 0; page < PAGES; page++)
 		access_exits(&t, access, page);
@@ -72,7 +72,7 @@ static bool is_dirty(struct test_vm *t, size_t page)
 	return dirty[0] & 1ul << page;
 }
 
-/* The log has a page once it was written, not when the access exits. */
+/* A page enters the log when it is written, not when the access exits. */
 static void check_log_of_exits(void)
 {
 	struct test_vm t;
@@ -92,14 +92,14 @@ static void check_log_of_exits(void)
 	test_vm_free(&t);
 }
 
-/* Post-copy can meet dirty logging: neither flag takes anything from the other. */
+/* Post-copy can meet dirty logging: each flag works beside the other. */
 CASE(absent_write_logged)
 {
 	absent_exits(ACCESS_WRITE, KVM_MEM_LOG_DIRTY_PAGES);
 	check_log_of_exits();
 }
 
-/* Dirty logging has KVM map pages read-only at first; it still looks for writable ones. */
+/* With dirty logging KVM first maps pages read-only; it still looks up writable ones. */
 CASE(absent_read_logged)
 {
 	absent_exits(ACCESS_READ, KVM_MEM_LOG_DIRTY_PAGES);
@@ -117,7 +117,7 @@ static void enable_ring(struct kvm_vm *vm)
 	vm_enable_dirty_ring(vm, RING_ENTRIES * sizeof(struct kvm_dirty_gfn));
 }
 
-/* With the ring as well: an access is dirty once it has happened, not when it exits. */
+/* The same with the ring: a page is dirty once it is written, not when the access exits. */
 CASE(absent_write_ring)
 {
 	struct kvm_dirty_gfn *ring;
@@ -144,7 +144,7 @@ CASE(absent_write_ring)
 	test_vm_free(&t);
 }
 
-/* MISSING faults are resolved by UFFDIO_COPY, of contents that never were in memory. */
+/* UFFDIO_COPY resolves MISSING faults, with contents that were never in memory. */
 CASE(absent_missing)
 {
 	struct test_vm t;
@@ -161,7 +161,7 @@ CASE(absent_missing)
 	test_vm_free(&t);
 }
 
-/* The flag must not cost an exit where memory is mapped, whatever the access. */
+/* With mapped memory the flag must not cause an exit, whatever the access. */
 CASE(present_no_exit)
 {
 	struct test_vm t;
@@ -195,7 +195,7 @@ CASE(exit_repeats)
 	test_vm_free(&t);
 }
 
-/* The page that was accessed is reported, wherever in the page the access was. */
+/* The exit reports the accessed page, wherever in the page the access was. */
 CASE(exit_page_offset)
 {
 	struct test_vm t;
@@ -213,7 +213,7 @@ CASE(exit_page_offset)
 	test_vm_free(&t);
 }
 
-/* Also in a huge page: the page that was accessed, not the start of the block. */
+/* Also in a huge page: the accessed page, not the start of the block. */
 CASE(exit_page_hugetlb)
 {
 	struct test_vm t;
@@ -225,15 +225,15 @@ CASE(exit_page_hugetlb)
 	fill_page_cache(&t);
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MINOR);
 	access_exits(&t, ACCESS_READ, pages / 2 + 3);
-	/* One UFFDIO_CONTINUE provided all of the huge page, and nothing beyond. */
+	/* One UFFDIO_CONTINUE provided the whole huge page, and nothing beyond. */
 	access_completes(&t, ACCESS_READ, pages - 1);
 	access_exits(&t, ACCESS_WRITE, pages / 2 - 1);
 	test_vm_free(&t);
 }
 
 /*
- * The exit does not depend on the flag: a lookup that fails the slow way is annotated
- * too, and the vCPU can go on once userspace has mended its mapping.
+ * The exit does not depend on the flag: a failed slow lookup is annotated too.  The
+ * vCPU can go on once userspace has mended its mapping.
  */
 CASE(annotated_without_flag)
 {
@@ -268,7 +268,7 @@ CASE(uffd_without_flag)
 	test_vm_free(&t);
 }
 
-/* The flag can be set on a live slot: what was resolved by KVM now exits. */
+/* Set the flag on a live slot: accesses that KVM used to resolve now exit. */
 static void toggle_on(enum ioctl_version version)
 {
 	struct test_vm t;
@@ -294,7 +294,7 @@ CASE(toggle_on_v2)
 	toggle_on(V2);
 }
 
-/* And cleared: a vCPU that has exited goes on without anyone providing the page. */
+/* Clear it: a vCPU that has exited goes on, though no one provides the page. */
 static void toggle_off(enum ioctl_version version)
 {
 	struct test_vm t;
@@ -320,7 +320,7 @@ CASE(toggle_off_v2)
 	toggle_off(V2);
 }
 
-/* A slot that moves away and back takes its flag, or the loss of it, along. */
+/* A slot that moves away and back keeps its flag, or the loss of it. */
 CASE(toggle_by_moving)
 {
 	const uint64_t elsewhere = TEST_GPA + (1ull << 28);
@@ -341,7 +341,7 @@ CASE(toggle_by_moving)
 	test_vm_free(&t);
 }
 
-/* How often the vCPU left the guest while writing to every page. */
+/* The number of exits from the guest while it writes to every page. */
 static uint64_t exits_of_writes(struct test_vm *t)
 {
 	uint64_t before = vcpu_exits(t->vcpus[0]);
@@ -353,8 +353,8 @@ static uint64_t exits_of_writes(struct test_vm *t)
 }
 
 /*
- * The guest can write to what it has written before without faulting again.  A fault
- * per page would double the exits, of which each request takes one for its ucall.
+ * The guest can write to a page again without another fault.  A fault per page would
+ * double the exits, of which each request takes one for its ucall.
  */
 static void check_toggle_keeps_mappings(uint32_t log)
 {
@@ -401,7 +401,7 @@ static void check_log_enabled_late(uint32_t before, uint32_t after)
 	kvm_vm_get_dirty_log(t.vm, TEST_SLOT, &dirty);
 	TEST_ASSERT(dirty == (1ul << 3 | 1ul << 63), "pages 3 and 63 should be in the dirty log, not 0x%lx", dirty);
 
-	/* And the flag has become what was asked for, in the same call. */
+	/* And the same call has set the flag as requested. */
 	TEST_ASSERT(!madvise(page_hva(&t, 5), t.page_size, MADV_DONTNEED), "madvise() should work");
 	request(&t, 0, ACCESS_READ, 5 * t.page_size);
 	if (after & FLAG)
@@ -411,7 +411,7 @@ static void check_log_enabled_late(uint32_t before, uint32_t after)
 	test_vm_free(&t);
 }
 
-/* Whether the flag is there, comes, or goes with the same ioctl. */
+/* The flag stays set, is set, or is cleared by the same ioctl. */
 CASE(log_enabled_late)
 {
 	REQUIRE_FLAG();
@@ -421,8 +421,8 @@ CASE(log_enabled_late)
 }
 
 /*
- * A log that begins with all pages dirty does so when logging is enabled, not whenever
- * flags change.
+ * KVM_DIRTY_LOG_INITIALLY_SET makes all pages dirty when logging is enabled, not
+ * whenever flags change.
  */
 CASE(toggle_keeps_log)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * KVM_MEM_ABSENT_MAPPING_FAULT as an interface: when it exists, which ioctl takes it,
+ * The interface of KVM_MEM_ABSENT_MAPPING_FAULT: when it exists, which ioctls take it,
  * in which combinations, and that a live memslot may gain and lose it.
  */
 #include <errno.h>
@@ -80,7 +80,7 @@ CASE(flag_combinations)
 		{ FLAG | FLAG << 1, -EINVAL },
 		{ FLAG | 1u << 31, -EINVAL },
 		{ FLAG << 1, -EINVAL },
-		/* The combination that the flag excludes must still work without it. */
+		/* Without the flag, the excluded combination must still work. */
 		{ KVM_MEM_READONLY, 0 },
 	};
 	enum ioctl_version version;
@@ -100,7 +100,7 @@ CASE(flag_combinations)
 	kvm_vm_free(vm);
 }
 
-/* A slot of nothing but ROM cannot gain the flag either. */
+/* A READONLY slot cannot gain the flag either. */
 static void expect_readonly_refuses(struct kvm_vm *vm, enum ioctl_version version)
 {
 	TEST_ASSERT(!set_slot(vm, version, 0, TEST_GPA, 0), "deleting the slot should work");
@@ -150,7 +150,7 @@ CASE(flag_move_delete)
 }
 
 #ifdef __x86_64__
-/* Slots with a guest_memfd take the flag when they are created, and never change. */
+/* Slots with a guest_memfd take the flag at creation, and it never changes. */
 CASE(flag_guest_memfd)
 {
 	struct kvm_vm *vm;
@@ -167,7 +167,7 @@ CASE(flag_guest_memfd)
 	TEST_ASSERT(__vm_set_user_memory_region2(vm, TEST_SLOT, KVM_MEM_GUEST_MEMFD,
 						 TEST_GPA, SIZE, NULL, memfd, 0) == -1 &&
 		    errno == EINVAL, "clearing the flag should fail with EINVAL, errno %d", errno);
-	/* V1 has no field for the descriptor, which reads as 0: let that be one that would do. */
+	/* V1 has no field for the descriptor, which reads as 0: make fd 0 a valid guest_memfd. */
 	TEST_ASSERT(dup2(vm_create_guest_memfd(vm, SIZE, 0), 0) == 0, "dup2() should work");
 	TEST_ASSERT(__vm_set_user_memory_region(vm, TEST_SLOT + 1, FLAG | KVM_MEM_GUEST_MEMFD,
 						TEST_GPA + SIZE, SIZE, NULL) == -1 &&
@@ -177,20 +177,20 @@ CASE(flag_guest_memfd)
 }
 #endif
 
-/* Only headers that know protected VMs know the name of their type. */
+/* Only headers with protected VMs define their type. */
 #ifdef KVM_VM_TYPE_ARM_PROTECTED
-/* A protected VM's memory is pinned when it is accessed: it has no such slots, and says so. */
+/* KVM pins a protected VM's memory on access: it has no such slots, and refuses them. */
 CASE(flag_protected_vm)
 {
 	int kvm = open_kvm_dev_path_or_exit();
-	/* The library has no room for that type; of the VM, all that is used below is this. */
+	/* The library cannot create that type; the code below uses only the fd. */
 	struct kvm_vm vm = { .fd = ioctl(kvm, KVM_CREATE_VM, KVM_VM_TYPE_ARM_PROTECTED) };
 
 	REQUIRE_FLAG();
 	TEST_ASSERT(vm.fd >= 0, "creating a protected VM should work, errno %d", errno);
 	TEST_ASSERT(ioctl(vm.fd, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_FAULT_NOWAIT) == 0,
 		    "a protected VM should not have the capability");
-	/* Neither created with it, nor given it */
+	/* Neither at creation nor later */
 	expect(&vm, V1, FLAG, -EPERM);
 	expect(&vm, V2, FLAG, -EPERM);
 	expect(&vm, V2, 0, 0);

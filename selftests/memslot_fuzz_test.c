@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Random memslot ioctls against a model of what KVM has to say to each, while vCPUs
- * access the memory.  The sequence of ioctls is a function of the seed alone.
+ * Random memslot ioctls while vCPUs access the memory.  A model predicts KVM's answer to
+ * each.  The sequence of ioctls is a function of the seed only.
  *
  * Environment: seed=N (1), ops=N (2000).
  */
@@ -16,7 +16,7 @@
 #include "harness.h"
 
 #define FLAG		KVM_MEM_ABSENT_MAPPING_FAULT
-#define VCPUS		2	/* that access memory all the time, and one more */
+#define VCPUS		2	/* access memory all the time; CHECKER is one more */
 #define CHECKER		VCPUS
 #define SLOTS		6
 #define SPACES		2	/* address spaces; only x86 has a second one */
@@ -51,7 +51,7 @@ struct op {
 static int spaces;
 static bool has_guest_memfd;	/* slots may have one; no such slot is ever created here */
 
-/* The order matters only in that overlap is looked at after all this, which is EINVAL. */
+/* All of these are EINVAL.  Their order does not matter, but KVM checks overlap after them. */
 static bool is_invalid(const struct op *op)
 {
 	const uint32_t memfd = has_guest_memfd && op->version == V2 ? KVM_MEM_GUEST_MEMFD : 0;
@@ -76,7 +76,7 @@ static bool overlaps(const struct op *op)
 	return false;
 }
 
-/* What KVM should return, zero or a negative errno; if zero, the model has done it. */
+/* Predicts KVM's return, zero or a negative errno; if zero, also updates the model. */
 static int predict(const struct op *op)
 {
 	struct slot *s = &slots[op->space % SPACES][op->slot];
@@ -137,7 +137,7 @@ static struct op random_op(struct test_vm *t)
 	struct slot *s = &slots[op.space % SPACES][op.slot];
 
 	op.hva = (uintptr_t)t->hva + pick(UNITS - 4) * UNIT_PAGES * t->page_size;
-	/* Mostly a change that has a chance */
+	/* Mostly a change that can succeed */
 	if (s->size && op.size && pick(4)) {
 		op.size = s->size;
 		op.hva = s->hva;
@@ -149,7 +149,7 @@ static struct op random_op(struct test_vm *t)
 	return op;
 }
 
-/* By ioctl() itself: the library asks /dev/kvm for a capability each time. */
+/* Plain ioctl(): the library would query a capability of /dev/kvm each time. */
 static int call(struct test_vm *t, const struct op *op)
 {
 	struct kvm_userspace_memory_region2 region = {
@@ -172,7 +172,7 @@ struct accessor {
 	int vcpu;
 	pthread_t thread;
 	pthread_mutex_t lock;	/* held during an access */
-	char *known;		/* what is accessed, if that is known for certain */
+	char *known;		/* the accessed page, if it is known for certain */
 	uint64_t random, accesses, exits;
 };
 
@@ -183,7 +183,7 @@ static void check_exit(struct accessor *a, struct kvm_run *run, int error)
 
 	check_memory_fault(t, a->vcpu, error, page);
 	TEST_ASSERT(page < PAGES, "gpa 0x%llx was not accessed", run->memory_fault.gpa);
-	/* Where the slot's memory is may have changed since, so it is all of it. */
+	/* The slot's memory may have moved since: populate all of it. */
 	TEST_ASSERT(!madvise(a->known ?: t->hva, (a->known ? 1 : PAGES) * t->page_size, MADV_POPULATE_WRITE),
 		    "madvise() should work");
 	a->exits++;
@@ -195,7 +195,7 @@ static bool in_window(struct kvm_run *run)
 	       run->mmio.phys_addr < TEST_GPA + PAGES * getpagesize();
 }
 
-/* What is read where there is no memory, a number that no page has. */
+/* The value read where there is no memory; no page has it. */
 #define NO_MEMORY	(MAGIC << 16 | 0xffff)
 
 /* One access; writes to no memory are lost. */
@@ -239,15 +239,15 @@ static void *access_all(void *arg)
 		a->accesses++;
 		pthread_mutex_unlock(&a->lock);
 		/*
-		 * An ioctl that is accepted waits for workers, to which two threads that
-		 * never sleep leave little of two CPUs.
+		 * An accepted ioctl waits for kernel workers.  Two threads that never
+		 * sleep would leave them little of two CPUs.
 		 */
 		usleep((a->random >> 20) % 8192);
 	}
 	return NULL;
 }
 
-/* --- the model, as a vCPU sees it --- */
+/* --- the model against a vCPU's accesses --- */
 
 static const struct slot *find_slot(uint64_t gpa)
 {
@@ -259,7 +259,7 @@ static const struct slot *find_slot(uint64_t gpa)
 	return NULL;
 }
 
-/* To an absent page, one access exits if the slot has the flag, and finds its page. */
+/* One access to an absent page: it exits if the slot has the flag, then finds its page. */
 static void check_access(struct accessor *a, size_t page)
 {
 	const struct slot *s = find_slot(page_gpa(a->t, page));
@@ -279,8 +279,8 @@ static void check_access(struct accessor *a, size_t page)
 }
 
 /*
- * Some pages, while nobody else accesses any: from @first on, one in each unit.  By a
- * vCPU that only this thread runs: KVM waits for RCU when another one takes it over.
+ * Check one page in each unit, from @first on, while nobody else accesses memory.  Only
+ * this thread runs the vCPU: KVM waits for RCU when another thread takes it over.
  */
 static void check_memory(struct accessor *a, size_t first, size_t units)
 {
@@ -295,7 +295,7 @@ static void check_memory(struct accessor *a, size_t first, size_t units)
 		pthread_mutex_unlock(&a[i].lock);
 }
 
-/* Let each vCPU get an access done, so that ioctls don't have the machine for themselves. */
+/* Let each vCPU complete an access, so that ioctls do not starve them. */
 static void wait_for_accesses(struct accessor *a)
 {
 	uint64_t before;
@@ -324,7 +324,7 @@ static void fuzz(struct test_vm *t, uint64_t ops, struct accessor *a)
 		accepted += !r;
 		if (!pick(8))
 			madvise(t->hva, PAGES * t->page_size, MADV_DONTNEED);
-		/* What was changed is looked at right away now and then, everything rarely. */
+		/* Now and then, check a changed slot at once; rarely, check everything. */
 		if (!r && op.size && !op.space && !pick(4))
 			check_memory(a, (op.gpa - TEST_GPA) / t->page_size, 1);
 		if (i % CHECK_EVERY == CHECK_EVERY - 1 || i == ops - 1) {
@@ -354,7 +354,7 @@ CASE(fuzz_memslots)
 	accessors[CHECKER] = (struct accessor){ .t = &t, .vcpu = CHECKER };
 	for (i = 0; i < PAGES; i++)
 		*(uint64_t *)page_hva(&t, i) = MAGIC << 16 | i;
-	/* The slot that came with the VM is the fuzzer's first. */
+	/* The fuzzer's first slot is the one that came with the VM. */
 	slots[0][0] = (struct slot){ TEST_GPA, PAGES * t.page_size, (uintptr_t)t.hva, 0 };
 	for (i = 0; i < VCPUS; i++) {
 		accessors[i] = (struct accessor){ .t = &t, .vcpu = i, .random = parameter("seed", 1) + i,
@@ -365,6 +365,6 @@ CASE(fuzz_memslots)
 	stop = true;
 	for (i = 0; i < VCPUS; i++)
 		pthread_join(accessors[i].thread, NULL);
-	/* The library would delete slots that are not there any more. */
+	/* The library would delete slots that no longer exist. */
 	_exit(0);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Every allocation and every copy that can fail does, one at a time: fail-nth of the
- * kernel's fault injection.  KVM_RUN annotates each EFAULT, memslot ioctls leave no
- * half-made slot, and nothing leaks, which kmemleak says after the last case.
+ * Each allocation and each copy that can fail does so once, by fail-nth of the kernel's
+ * fault injection.  KVM_RUN annotates each EFAULT, memslot ioctls leave no half-made
+ * slot, and nothing leaks: kmemleak checks that after the last case.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -19,7 +19,7 @@
 #define FLAG	KVM_MEM_ABSENT_MAPPING_FAULT
 #define DEBUGFS	"/sys/kernel/debug/"
 
-/* Without a stack trace for each, and also where the allocation may sleep. */
+/* No stack trace for each failure; allocations that may sleep fail too. */
 static void enable_injection(void)
 {
 	write_file(DEBUGFS "failslab/verbose", "0");
@@ -32,7 +32,7 @@ static void enable_injection(void)
 
 static int fail_nth = -1;
 
-/* Have the nth chance to fail from here on be taken. */
+/* From here on, let the nth chance to fail be taken. */
 static void arm(int nth)
 {
 	char text[16];
@@ -44,8 +44,8 @@ static void arm(int nth)
 }
 
 /*
- * Returns whether it came to that.  If not, the chance may be the copy that this read
- * makes, or one of writing zero.
+ * Returns whether the failure happened.  If not, the copy of this read, or of writing
+ * zero, may take the chance.
  */
 static bool disarm(void)
 {
@@ -61,13 +61,13 @@ static bool disarm(void)
 struct injected_run {
 	struct test_vm t;
 	int error;
-	bool taken;	/* something has failed that would not have */
-	bool annotated;	/* and so the access has */
+	bool taken;	/* a failure was injected */
+	bool annotated;	/* and so the access failed, annotated */
 };
 
 #define PAGE	5
 
-/* What KVM_RUN said of the first try, with @flags on the slot. */
+/* Check KVM_RUN's result of the first try, with @flags on the slot. */
 static void check_run(struct injected_run *r, uint32_t flags)
 {
 	struct kvm_run *run = r->t.vcpus[0]->run;
@@ -86,7 +86,7 @@ static void check_run(struct injected_run *r, uint32_t flags)
 	}
 }
 
-/* Undisturbed, the access does what it would have done. */
+/* Without injection, the access works as usual. */
 static void repair_run(struct injected_run *r, uint32_t flags)
 {
 	if (flags) {
@@ -98,7 +98,7 @@ static void repair_run(struct injected_run *r, uint32_t flags)
 			    "the guest should have written");
 }
 
-/* The access fails in each place, each time on a new VM.  Returns how often it was annotated. */
+/* Fail the access in each place, on a new VM each.  Returns the number of annotated exits. */
 static int inject_into_run(uint32_t flags)
 {
 	struct injected_run r = { .taken = true };
@@ -129,7 +129,7 @@ CASE(inject_run)
 	enable_injection();
 	inject_into_run(FLAG);
 	annotated = inject_into_run(0);
-	/* With asynchronous page faults KVM looks twice, and only one look fails. */
+	/* With asynchronous page faults KVM looks up twice, and only one lookup fails. */
 	TEST_ASSERT(annotated || kvm_check_cap(KVM_CAP_ASYNC_PF), "memory that can't be had should be an exit");
 }
 
@@ -140,7 +140,7 @@ struct slot {
 	uint32_t flags;
 };
 
-/* By ioctl() itself: the library opens /dev/kvm on the way, which would fail as well. */
+/* Plain ioctl(): the library would open /dev/kvm on the way, which would fail as well. */
 static int set_slot(struct kvm_vm *vm, enum ioctl_version version, int slot, const struct slot *s, void *memory)
 {
 	struct kvm_userspace_memory_region2 region = {
@@ -153,7 +153,7 @@ static int set_slot(struct kvm_vm *vm, enum ioctl_version version, int slot, con
 		     &region) ? -errno : 0;
 }
 
-/* Whether a slot is in the way of another one there. */
+/* Whether an existing slot overlaps a new one there. */
 static bool is_occupied(struct kvm_vm *vm, uint64_t gpa, void *memory)
 {
 	int r = set_slot(vm, V2, TEST_SLOT + 1, &(struct slot){ gpa, SIZE }, memory);
@@ -175,8 +175,8 @@ static bool has_log(struct kvm_vm *vm)
 }
 
 /*
- * Whether the flag is set, where it could only be seen by an access: a call that changes
- * nothing allocates nothing.  Its first chance to fail is to copy the arguments.
+ * Whether the flag is set, found without an access: a call that changes nothing allocates
+ * nothing.  Its first chance to fail is the copy of the arguments.
  */
 static bool is_flagged(struct kvm_vm *vm, enum ioctl_version version, const struct slot *s, void *memory)
 {
@@ -191,7 +191,7 @@ static bool is_flagged(struct kvm_vm *vm, enum ioctl_version version, const stru
 	return !r;
 }
 
-/* What failed has changed nothing. */
+/* A failed call has changed nothing. */
 static void check_slot(struct kvm_vm *vm, enum ioctl_version version, const struct slot *is,
 		       const struct slot *failed, void *memory)
 {
@@ -203,7 +203,7 @@ static void check_slot(struct kvm_vm *vm, enum ioctl_version version, const stru
 		TEST_ASSERT(is_flagged(vm, version, is, memory) == !!(is->flags & FLAG), "the flag should be as it was");
 }
 
-/* Bring the slot from one state to another, failing in each place; then undisturbed. */
+/* Bring the slot from one state to another, failing in each place; then without injection. */
 static int inject_into_slot(enum ioctl_version version, struct slot from, struct slot to)
 {
 	struct kvm_vm *vm = vm_create_barebones();

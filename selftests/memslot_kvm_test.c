@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who must not be affected by KVM_MEM_ABSENT_MAPPING_FAULT: accesses to a flagged slot
- * that KVM makes on its own account have no vCPU access to exit for.  Each of them
- * still reaches userfaultfd, waits there, and completes.
+ * KVM's own accesses to a slot with KVM_MEM_ABSENT_MAPPING_FAULT.  The flag must not
+ * affect them: there is no vCPU access to exit for.  Each of them still reaches
+ * userfaultfd, waits there, and completes.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,7 +35,7 @@ static void stop(struct test_vm *t, struct reader *r, size_t page)
 	test_vm_free(t);
 }
 
-/* Steal time: written with every entry to the guest, by put_user(). */
+/* Steal time: put_user() writes it with every entry to the guest. */
 CASE(steal_time_waits)
 {
 	struct test_vm t;
@@ -61,7 +61,7 @@ static uint64_t guest_vmsave(uint64_t gva)
 	return 0;
 }
 
-/* KVM maps the operand of VMSAVE by kvm_vcpu_map(); the guest gets no exception. */
+/* kvm_vcpu_map() maps the operand of VMSAVE; the guest gets no exception. */
 CASE(kvm_map_waits)
 {
 	struct test_vm t;
@@ -79,13 +79,13 @@ CASE(kvm_map_waits)
 static uint64_t guest_vmrun(uint64_t gva)
 {
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
-	/* KVM wants an address there, and leaves it alone. */
+	/* KVM wants an address there, and does not access it. */
 	wrmsr(MSR_VM_HSAVE_PA, gpa_of(gva));
 	asm volatile("vmrun %0" :: "a"(gpa_of(gva)) : "memory", "cc");
 	return *(uint32_t *)(gva + VMCB_EXIT_CODE);
 }
 
-/* Nested entry: KVM finds the VMCB, sees that it is an invalid one, and says so in it. */
+/* Nested entry: KVM maps the VMCB, finds it invalid, and writes that into it. */
 CASE(nested_entry_waits)
 {
 	struct test_vm t;
@@ -100,7 +100,7 @@ CASE(nested_entry_waits)
 	stop(&t, &r, 3);
 }
 
-/* A gfn_to_pfn_cache, here of the guest's clock, looks pages up with no vCPU access. */
+/* A gfn_to_pfn_cache, here of the guest's clock, looks up pages without a vCPU access. */
 CASE(pfncache_waits)
 {
 	struct test_vm t;
@@ -123,7 +123,7 @@ static uint64_t guest_outs(uint64_t gva)
 	return 0;
 }
 
-/* The emulator reads what OUTS sends; it can't be restarted half way through. */
+/* The emulator reads the data of OUTS, which cannot be restarted half way through. */
 CASE(emulator_waits)
 {
 	struct test_vm t;
@@ -145,8 +145,8 @@ CASE(emulator_waits)
 }
 
 /*
- * KVM_PRE_FAULT_MEMORY asks KVM to wait for memory, flag or no flag: it reaches
- * userfaultfd.  It is not KVM_RUN, and leaves kvm_run alone even if it fails.
+ * KVM_PRE_FAULT_MEMORY asks KVM to wait for memory, with or without the flag: it reaches
+ * userfaultfd.  It is not KVM_RUN, and does not write kvm_run, even if it fails.
  */
 CASE(pre_fault_waits)
 {
@@ -177,7 +177,7 @@ static uint64_t guest_read_interruptible(uint64_t gva)
 	return value;
 }
 
-/* A worker waits for the page in place of the vCPU: the task that faults is not ours. */
+/* A kernel worker waits for the page instead of the vCPU: the faulting task is not ours. */
 static void check_worker_waits(struct test_vm *t, struct reader *r, size_t page)
 {
 	uint64_t before = r->faults;
@@ -189,7 +189,7 @@ static void check_worker_waits(struct test_vm *t, struct reader *r, size_t page)
 		    r->faults - before, r->task, getpid());
 }
 
-/* Async page faults: on without the flag, off with it, and on again. */
+/* Asynchronous page faults: on without the flag, off with it, then on again. */
 CASE(async_page_fault)
 {
 	struct test_vm t;
@@ -223,7 +223,7 @@ static void enable_mte(struct kvm_vm *vm)
 	vm_enable_cap(vm, KVM_CAP_ARM_MTE, 0);
 }
 
-/* KVM_ARM_MTE_COPY_TAGS is an ioctl of the VM: there is no vCPU to exit. */
+/* KVM_ARM_MTE_COPY_TAGS is a VM ioctl: there is no vCPU to exit. */
 CASE(mte_copy_waits)
 {
 	static uint8_t tags[4096 / 16];
@@ -237,7 +237,7 @@ CASE(mte_copy_waits)
 
 	REQUIRE_FLAG();
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_ARM_MTE));
-	/* Not shared: KVM refuses that for guests with tags. */
+	/* Private memory: KVM refuses shared memory for guests with tags. */
 	t = test_vm_create_as(&(struct test_vm_config){ .vcpus = 1, .backing = VM_MEM_SRC_ANONYMOUS,
 		.pages = PAGES, .flags = FLAG, .setup = enable_mte });
 	uffd_register(&t, UFFDIO_REGISTER_MODE_MISSING);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Races between vCPUs' exits, userfaultfd, and changes of the memory or of the memslot.
- * First those whose order a test can force, then stress: random accesses by two vCPUs
- * while something else is disturbed.  Whatever happens, nobody hangs, each exit is one
- * that its cause permits, and memory has the right contents at every access.
+ * First come races in a forced order, then stress: random accesses by two vCPUs while
+ * another thread disturbs memory or slot.  Nobody may hang, each exit must have a cause
+ * that permits it, and every access must find the right contents.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,14 +33,14 @@ static struct test_vm create(int vcpus, size_t pages, uint32_t flags)
 	return t;
 }
 
-/* --- one order after another --- */
+/* --- races in a forced order --- */
 
 static void *read_byte(void *address)
 {
 	return (void *)(uintptr_t)READ_ONCE(*(uint8_t *)address);
 }
 
-/* Returns once somebody sleeps on the userfaultfd. */
+/* Returns once a thread sleeps on the userfaultfd. */
 static void wait_for_sleeper(struct test_vm *t)
 {
 	struct pollfd p = { .fd = t->uffd, .events = POLLIN };
@@ -76,7 +76,7 @@ CASE(two_vcpus_one_page)
 	test_vm_free(&t);
 }
 
-/* Two vCPUs exit for two pages of one huge page, which is provided once. */
+/* Two vCPUs exit for two pages of one huge page, which one of them provides. */
 CASE(two_vcpus_huge_page)
 {
 	struct test_vm t;
@@ -101,8 +101,8 @@ CASE(two_vcpus_huge_page)
 }
 
 /*
- * A thread sleeps on a page that a vCPU then resolves, waking no one.  The reader finds
- * it provided, and must wake the thread all the same.
+ * A thread sleeps on a page.  A vCPU then resolves the page and wakes no one.  The reader
+ * finds it provided, and must still wake the thread.
  */
 CASE(sleeper_is_woken)
 {
@@ -131,7 +131,7 @@ static void *populate_page(void *hva)
 	return (void *)(intptr_t)populate(populated, hva);
 }
 
-/* Populating before the page was fetched sleeps like any access, until a reader wakes it. */
+/* Populating a page before its fetch sleeps like any access, until a reader wakes it. */
 CASE(populate_is_woken)
 {
 	struct test_vm t;
@@ -155,7 +155,7 @@ CASE(populate_is_woken)
 	test_vm_free(&t);
 }
 
-/* A page that was provided, but is gone again before the vCPU gets to use it. */
+/* A page is provided, but is gone again before the vCPU uses it. */
 CASE(gone_before_entry)
 {
 	struct test_vm t;
@@ -170,14 +170,14 @@ CASE(gone_before_entry)
 	TEST_ASSERT(!resolve(&t, t.vcpus[0], -EFAULT), "the page should not be fetched twice");
 	access_completes(&t, ACCESS_READ, 5);
 
-	/* And after it has: what KVM has mapped goes away with the page. */
+	/* And after the use: KVM's mapping goes away with the page. */
 	TEST_ASSERT(!madvise(page_hva(&t, 5), t.page_size, MADV_DONTNEED), "madvise() should work");
 	request(&t, 0, ACCESS_READ, 5 * t.page_size);
 	run_to_memory_fault(&t, 0, 5);
 	test_vm_free(&t);
 }
 
-/* The flag is cleared while a vCPU is out: what it was told is still true. */
+/* The flag is cleared while a vCPU is in userspace: its exit is still valid. */
 CASE(cleared_during_exit)
 {
 	struct test_vm t;
@@ -227,21 +227,21 @@ static char state_of(pid_t task)
 	return state;
 }
 
-/* Change the flags in a thread of its own.  Returns once the ioctl waits, or has failed to. */
+/* Change the flags in a separate thread.  Returns once the ioctl waits, or has failed to. */
 static void start_setter(struct setter *s, struct test_vm *t, uint32_t flags)
 {
 	*s = (struct setter){ .t = t, .flags = flags };
 	s->thread = start_thread(setter_main, s);
 	while (!s->done && (!s->task || state_of(s->task) != 'D'))
 		usleep(1000);
-	/* It may not return while a vCPU acts on the old value, however long. */
+	/* The ioctl must not return while a vCPU acts on the old value, however long. */
 	usleep(10000);
 	TEST_ASSERT(!s->done, "the ioctl should wait for the vCPU");
 }
 
 /*
- * The flag is set while a vCPU waits in userfaultfd: that access is served by the
- * reader, and when the ioctl has returned no other one waits.
+ * The flag is set while a vCPU waits in userfaultfd.  The reader serves that access, and
+ * once the ioctl has returned no other access waits.
  */
 CASE(set_while_waiting)
 {
@@ -268,8 +268,8 @@ CASE(set_while_waiting)
 }
 
 /*
- * The flag is cleared while KVM itself waits on the vCPU's behalf: who serves the
- * userfaultfd can't be the one who clears it.
+ * The flag is cleared while KVM itself waits on the vCPU's behalf.  So the thread that
+ * serves the userfaultfd must not be the one that clears the flag.
  */
 CASE(clear_while_waiting)
 {
@@ -308,12 +308,12 @@ static void gone_during_exit(uint64_t gpa, uint64_t size)
 	error = run_vcpu(t.vcpus[0]);
 	TEST_ASSERT(!error && run->exit_reason == KVM_EXIT_MMIO && run->mmio.phys_addr == page_gpa(&t, 5),
 		    "the exit should be MMIO for page 5, not error %d, %s", error, exit_reason_str(run->exit_reason));
-	/* For the library to delete */
+	/* The library deletes this slot */
 	test_vm_set_flags(&t, V1, FLAG);
 	test_vm_free(&t);
 }
 
-/* The slot goes away while a vCPU is out: its access is one to no memory at all. */
+/* The slot goes away while a vCPU is in userspace: its access is then to no memory. */
 CASE(deleted_during_exit)
 {
 	REQUIRE_FLAG();
@@ -321,7 +321,7 @@ CASE(deleted_during_exit)
 	gone_during_exit(TEST_GPA + (1ull << 28), PAGES * getpagesize());
 }
 
-/* Without the userfaultfd the flag still means what it does, until it is cleared. */
+/* Without the userfaultfd the flag keeps its meaning, until it is cleared. */
 CASE(unregistered_first)
 {
 	struct test_vm t;
@@ -339,7 +339,7 @@ CASE(unregistered_first)
 	test_vm_free(&t);
 }
 
-/* Whether KVM annotates that the VMM has mapped nothing at all there. */
+/* Whether KVM annotates a fault where the VMM has mapped nothing at all. */
 #ifdef __x86_64__
 #define MISSING_VMA_IS_ANNOTATED	true
 #elif defined(__aarch64__)
@@ -349,8 +349,8 @@ CASE(unregistered_first)
 #endif
 
 /*
- * An EFAULT after one that was annotated: what the first one said must not be there any
- * more, neither beside a second that says nothing nor in place of what that says.
+ * An EFAULT after an annotated one.  The first exit's data must be gone: a bare second
+ * EFAULT must not seem annotated, and an annotated one must have its own data.
  */
 CASE(no_stale_exit_reason)
 {
@@ -383,7 +383,7 @@ static int seconds_of_stress(void)
 	return text ? atoi(text) : 1;
 }
 
-/* xorshift; each thread has its own, from the seed that is printed. */
+/* xorshift; each thread has its own, derived from the printed seed. */
 static uint64_t seed_of(int thread)
 {
 	const char *text = getenv("seed");
@@ -404,7 +404,7 @@ static uint64_t next_random(uint64_t *state)
 
 struct stress;
 
-/* What is done to the memory, over and over, while vCPUs access it. */
+/* Disturbs memory or slot, again and again, while vCPUs access it. */
 typedef void (*disturbance)(struct stress *s, uint64_t random);
 
 struct worker {
@@ -415,7 +415,7 @@ struct worker {
 	size_t page;		/* that it accesses */
 	uint64_t accesses, exits;
 	uint64_t emulated;	/* accesses that met a missing slot */
-	uint64_t *counts;	/* how often this vCPU has written to each page */
+	uint64_t *counts;	/* number of this vCPU's writes to each page */
 };
 
 struct stress {
@@ -424,12 +424,12 @@ struct stress {
 	volatile bool stop;
 	bool vma_may_be_missing, slot_may_be_missing;
 	bool may_not_exit;	/* no page is ever missing, so no access exits */
-	bool rarely_exits;	/* only if a disturbance is hit in the middle */
+	bool rarely_exits;	/* only if an access hits a disturbance in the middle */
 	struct worker workers[VCPUS];
 	uint64_t disturbances;
 };
 
-/* Where each vCPU counts its own writes, in every page */
+/* Offset in every page where each vCPU counts its own writes */
 #define COUNTER(vcpu)	(64 + 8 * (vcpu))
 
 static uint64_t guest_increment(uint64_t gva)
@@ -447,7 +447,7 @@ static bool in_slot(struct worker *w, struct kvm_run *run)
 	       run->mmio.phys_addr < page_gpa(&w->s->t, w->s->t.pages);
 }
 
-/* Do what the access to a missing slot would have done: the VMM knows the memory. */
+/* Emulate the access to a missing slot: the VMM knows the memory. */
 static void emulate(struct worker *w, struct kvm_run *run)
 {
 	char *memory = w->s->t.alias + (run->mmio.phys_addr - TEST_GPA);
@@ -533,8 +533,8 @@ static void *disturb_main(void *arg)
 }
 
 /*
- * Whether the race has been run, and not just once at the start: each page exits once
- * then.  On a slow machine it takes longer; the case's limit is the bound.
+ * Whether the race has really run: at the start each page exits once, which is not
+ * enough.  A slow machine takes longer; the case's time limit is the bound.
  */
 static bool is_enough(struct stress *s)
 {
@@ -576,7 +576,7 @@ static void start_vcpus(struct stress *s)
 	}
 }
 
-/* Nothing was lost, nobody was stuck. */
+/* No write was lost, and no thread was stuck. */
 static void finish(struct stress *s)
 {
 	size_t page;
@@ -628,7 +628,7 @@ CASE(race_toggle)
 	run_stress(&s);
 }
 
-/* vCPUs, a reader and other threads provide the same pages, which others take away. */
+/* vCPUs, a reader and other threads provide the same pages, which others remove. */
 static void disturb_userfaultfd(struct stress *s, uint64_t random)
 {
 	size_t page = (random >> 8) % s->t.pages;
@@ -672,7 +672,7 @@ CASE(race_delete)
 	run_stress(&s);
 }
 
-/* That the slot goes, or is being replaced, is no reason to exit: its pages are there. */
+/* A slot that is deleted or replaced is no reason to exit: its pages are present. */
 CASE(race_delete_present)
 {
 	struct stress s = { .disturb = make_slot_anew, .slot_may_be_missing = true, .may_not_exit = true };
@@ -685,7 +685,7 @@ CASE(race_delete_present)
 	run_stress(&s);
 }
 
-/* Address space to move to, which nobody else is given */
+/* Reserved address space to move the mapping to */
 static char *spare;
 
 /* The mapping moves away and back; in between nothing is mapped there. */
@@ -733,7 +733,7 @@ CASE(race_fork)
 	run_stress(&s);
 }
 
-/* --- what must not exit --- */
+/* --- accesses that must not exit --- */
 
 static volatile bool stop_zapping;
 static volatile unsigned long zaps;
@@ -750,8 +750,8 @@ static void *zap_last_page(void *arg)
 }
 
 /*
- * Pages that are mapped all the time don't exit, though an invalidation elsewhere makes
- * KVM look each of them up again now and then: it retries by itself.
+ * Pages that stay mapped do not exit.  An invalidation elsewhere makes KVM look each of
+ * them up again now and then, but KVM retries by itself.
  */
 CASE(present_despite_invalidation)
 {
@@ -799,11 +799,11 @@ static void *run_all_pages(void *arg)
 
 	for (page = 0; page < r->t->pages; page++) {
 		request(r->t, r->vcpu, ACCESS_READ, page * r->t->page_size);
-		/* All at once for the same page, each time. */
+		/* All vCPUs start on the same page at once. */
 		pthread_barrier_wait(r->barrier);
 		for (exits = 0; (error = run_vcpu(vcpu)); exits++) {
 			check_memory_fault(r->t, r->vcpu, error, page);
-			/* Every other page all want to provide, for certain. */
+			/* For every other page, make sure that all of them want to provide it. */
 			if (page % 2 && !exits)
 				pthread_barrier_wait(r->barrier);
 			r->provided += resolve(r->t, vcpu, error);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a page behind a memslot can be like, and what a vCPU's access to it does with
- * and without KVM_MEM_ABSENT_MAPPING_FAULT.  Under the flag KVM uses a page only if it
- * is mapped writable at that moment, also for reads.  So some states exit until the
- * page is populated for writing, and some for ever: api.rst says so, and the cases
- * below say which, so that a kernel that serves one of them is noticed.
+ * States of a page behind a memslot, and accesses of vCPUs to them with and without
+ * KVM_MEM_ABSENT_MAPPING_FAULT.  Under the flag KVM uses a page only if it is mapped
+ * writable at that moment, also for reads.  So some states exit until the page is
+ * populated for writing, and some exit for ever, as api.rst says.  The cases below list
+ * these states: they notice a kernel that serves one of them.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,14 +32,14 @@
 
 struct state {
 	enum vm_mem_backing_src_type backing;
-	/* Bring all pages, which have the contents of write_page(), into the state. */
+	/* Bring all pages, filled by write_page(), into the state. */
 	void (*enter)(struct test_vm *t);
 	unsigned int tried;	/* which accesses make sense */
 	unsigned int unflagged;	/* which of them complete without the flag */
-	unsigned int flagged;	/* and with it; the others exit */
-	int populate;		/* what populate() returns: zero cures */
-	bool lost;		/* the contents have become zero */
-	bool read_cures;	/* MADV_POPULATE_READ does as well */
+	unsigned int flagged;	/* and with the flag; the others exit */
+	int populate;		/* return of populate(): zero cures the state */
+	bool lost;		/* the contents become zero */
+	bool read_cures;	/* MADV_POPULATE_READ cures it as well */
 };
 
 static void completes(struct test_vm *t, const struct state *s, enum access access, size_t page)
@@ -72,7 +72,7 @@ static void exits(struct test_vm *t, const struct state *s, enum access access, 
 		completes(t, s, access, page);
 }
 
-/* A VM for each access: a vCPU whose access cannot complete does nothing else. */
+/* A VM for each access: a vCPU with a pending access cannot do another one. */
 static void check(const struct state *s, enum access access, uint32_t flags)
 {
 	unsigned int complete = flags ? s->flagged : s->unflagged;
@@ -137,14 +137,14 @@ static void enter_ksm(struct test_vm *t)
 	memcpy(twin, t->hva, size);
 	TEST_ASSERT(!madvise(t->hva, size, MADV_MERGEABLE) && !madvise(twin, size, MADV_MERGEABLE),
 		    "madvise() should work");
-	/* Pages of VMs that were here before don't count. */
+	/* Forget the pages of earlier VMs. */
 	write_file("/sys/kernel/mm/ksm/run", "2");
 	write_file("/sys/kernel/mm/ksm/sleep_millisecs", "1");
 	write_file("/sys/kernel/mm/ksm/run", "1");
 	while (read_number("/sys/kernel/mm/ksm/pages_sharing") < t->pages)
 		usleep(1000);
 	write_file("/sys/kernel/mm/ksm/run", "0");
-	/* Merged pages stay so.  The next check must not find this twin among its own. */
+	/* Merged pages stay merged.  The next check must not find this twin. */
 	munmap(twin, size);
 }
 
@@ -162,7 +162,7 @@ static void enter_fork(struct test_vm *t)
 	TEST_ASSERT(child >= 0, "fork() should work");
 	if (!child) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		/* Before that, nobody was told that the parent had ended. */
+		/* The parent may have ended before that request: check. */
 		while (getppid() == parent)
 			pause();
 		_exit(0);
@@ -191,7 +191,7 @@ static void enter_private_memfd(struct test_vm *t)
 	private_memfds[nr_private_memfds++] = fd;
 }
 
-/* That a lookup which failed has kept no reference: the kernel seals no page in use. */
+/* A failed lookup must keep no page reference: the kernel refuses to seal a page in use. */
 CASE(state_private_memfd)
 {
 	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_private_memfd, ALL, .unflagged = ALL });
@@ -200,7 +200,7 @@ CASE(state_private_memfd)
 			    "no page should be in use any more, errno %d", errno);
 }
 
-/* A hole in shared memory: what was there is gone, for KVM as for everyone. */
+/* A hole in shared memory: the contents are gone, for KVM as for everyone. */
 static void enter_punched(struct test_vm *t)
 {
 	TEST_ASSERT(!madvise(t->hva, t->pages * t->page_size, MADV_REMOVE), "madvise() should work");
@@ -230,7 +230,7 @@ static bool all_swapped_out(struct test_vm *t)
 
 #define SWAP_DEVICE	"/dev/ram0"
 
-/* What mkswap does, for a device of 4 MiB */
+/* mkswap, for a device of 4 MiB */
 static void swap_on(void)
 {
 	char header[4096] = {};
@@ -247,7 +247,7 @@ static void swap_on(void)
 
 static void enter_swapped(struct test_vm *t)
 {
-	/* Pages that another CPU has just put on a list of its own can't be reclaimed yet. */
+	/* Pages on another CPU's own list cannot be reclaimed yet. */
 	while (!all_swapped_out(t)) {
 		TEST_ASSERT(!madvise(t->hva, t->pages * t->page_size, MADV_PAGEOUT), "madvise() should work");
 		usleep(1000);
@@ -263,7 +263,7 @@ CASE(state_swapped)
 	TEST_ASSERT(!swapoff(SWAP_DEVICE), "swapoff() should work");
 }
 
-/* --- states that nothing cures, as documented: they must not get the flag --- */
+/* --- states without a cure, as documented: such memory must not get the flag --- */
 
 static void protect(struct test_vm *t, int prot)
 {
@@ -275,7 +275,7 @@ static void enter_prot_read(struct test_vm *t)
 	protect(t, PROT_READ);
 }
 
-/* A writable slot over a read-only mapping, which VMMs use, works without the flag only. */
+/* A writable slot over a read-only mapping, which VMMs use, works only without the flag. */
 CASE(state_prot_read)
 {
 	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_prot_read, ALL,
@@ -303,7 +303,7 @@ CASE(state_truncated)
 	check_state((struct state){ VM_MEM_SRC_SHMEM, enter_truncated, ALL, .populate = -EFAULT });
 }
 
-/* Nobody but its owner may look such memory up, and KVM isn't the owner. */
+/* Only its owner may look up such memory, and KVM is not the owner. */
 static void enter_secretmem(struct test_vm *t)
 {
 	size_t page, size = t->pages * t->page_size;
@@ -321,7 +321,7 @@ CASE(state_secretmem)
 	check_state((struct state){ VM_MEM_SRC_ANONYMOUS, enter_secretmem, ALL, .populate = -EINVAL });
 }
 
-/* Registers of a virtio device, which say who they are.  Returns the physical address. */
+/* The registers of a virtio device, which begin with a magic value.  Returns their physical address. */
 static off_t find_device(void)
 {
 	FILE *f = fopen("/proc/iomem", "r");
@@ -340,7 +340,7 @@ static uint64_t guest_read32(uint64_t gva)
 	return READ_ONCE(*(uint32_t *)gva);
 }
 
-/* Memory without a struct page is found by the slow lookup only. */
+/* Only the slow lookup finds memory without a struct page. */
 CASE(state_pfnmap)
 {
 	off_t device = find_device();
@@ -368,7 +368,7 @@ CASE(state_pfnmap)
 
 /* --- states with an owner: userfaultfd, or the memory failure code --- */
 
-/* KVM has mapped the page read-only, without the flag; under it, a write is a new lookup. */
+/* Without the flag KVM maps the page read-only; then, with the flag, a write is a new lookup. */
 CASE(state_mapped_read_only)
 {
 	struct test_vm t;
@@ -385,7 +385,7 @@ CASE(state_mapped_read_only)
 	test_vm_free(&t);
 }
 
-/* A page that userfaultfd protects against writing can't be used, even for reading. */
+/* KVM cannot use a page that userfaultfd write-protects, not even for reading. */
 CASE(state_write_protected)
 {
 	struct uffdio_writeprotect wp = { .mode = UFFDIO_WRITEPROTECT_MODE_WP };
@@ -418,8 +418,8 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 }
 
 /*
- * Without the flag KVM sends SIGBUS; under it the page is one that cannot be used like
- * any other, and populating it says why.
+ * Without the flag KVM sends SIGBUS.  With the flag the access exits like that to any
+ * other unusable page, and populating the page tells the cause.
  */
 static void check_poison(void (*enter)(struct test_vm *t), uint32_t flags)
 {
@@ -475,9 +475,9 @@ CASE(state_hwpoison)
 	check_poison(enter_hwpoison, FLAG);
 }
 
-/* --- absent and present, whatever the memory is --- */
+/* --- absent and present, on every backing --- */
 
-/* By an access of its own, if it is not there already as part of a huge page. */
+/* Access the neighbour: it exits unless it is present as part of a huge page. */
 static void check_neighbour(struct test_vm *t, size_t page, bool present)
 {
 	request(t, 0, ACCESS_READ, page * t->page_size);
@@ -489,8 +489,8 @@ static void check_neighbour(struct test_vm *t, size_t page, bool present)
 }
 
 /*
- * Each access, absent first, then present.  The VMM provides a page, or the huge page
- * that it is part of, by writing to it.
+ * Each access, first to an absent page, then to a present one.  The VMM provides a page,
+ * or the huge page around it, by writing to it.
  */
 static void check_backing(enum vm_mem_backing_src_type backing)
 {
@@ -535,7 +535,7 @@ CASE(backing_hugetlb)
 	check_backing(VM_MEM_SRC_ANONYMOUS_HUGETLB);
 }
 
-/* The flag is no reason to map less at once: one fault for all of a huge page. */
+/* The flag must not make mappings smaller: one fault for a whole huge page. */
 CASE(huge_mapping)
 {
 	const enum vm_mem_backing_src_type backing = VM_MEM_SRC_ANONYMOUS_THP;
@@ -551,14 +551,14 @@ CASE(huge_mapping)
 	request_pages(&t, 0, ACCESS_READ, 0, pages);
 	run_to_completion(&t, 0);
 	exits = vcpu_exits(t.vcpus[0]) - exits;
-	/* The guest's page tables and the ucall take some, and a tick may. */
+	/* The guest's page tables and the ucall take some exits, and a tick may. */
 	TEST_ASSERT(exits < pages / 8, "%zu pages of one huge page took %lu exits", pages, exits);
 	test_vm_free(&t);
 }
 
-/* Only headers that know guest_memfd as shared memory know its flags. */
+/* Only headers with guest_memfd as shared memory define its flags. */
 #ifdef GUEST_MEMFD_FLAG_MMAP
-/* What guest_memfd provides is not looked up in userspace's mappings: nothing for the flag to decide. */
+/* KVM does not look up guest_memfd in userspace's mappings: the flag decides nothing there. */
 CASE(state_guest_memfd)
 {
 	struct test_vm t;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A guest's timer, where userspace is its interrupt controller: KVM masks the host's
- * interrupt while the timer is pending, on the CPU that the vCPU is on, each time that a
- * vCPU is loaded.  So does each return to userspace, which is why the series touches it.
- * What an in-kernel GIC makes of it is upstream's arch_timer.
+ * A guest's timer with userspace as its interrupt controller.  While the timer is pending,
+ * KVM masks the host's interrupt on the vCPU's CPU, each time that a vCPU is loaded.  So
+ * does each return to userspace, which is why the series touches this code.  Upstream's
+ * arch_timer covers the in-kernel GIC.
  */
 #include <errno.h>
 
@@ -12,9 +12,9 @@
 
 #define ROUNDS	20
 
-/* How long the guest waits for the host to notice that its timer has expired. */
+/* The guest waits so long for the host to notice that its timer has expired. */
 #define WAIT_MS	3000
-/* And how long it then goes on with the timer pending */
+/* Then it goes on for so long with the timer pending */
 #define PENDING_MS	5
 
 static bool interrupted;	/* set by the host */
@@ -27,7 +27,7 @@ static void wait_ms(unsigned int ms)
 		;
 }
 
-/* Returns whether it was interrupted before its time was up, and then lets the timer be pending for a while. */
+/* Returns whether it was interrupted in time; first leaves the timer pending for a while. */
 static uint64_t guest_start(uint64_t gva)
 {
 	uint64_t end = timer_get_cntct(VIRTUAL) + msec_to_cycles(WAIT_MS);
@@ -54,8 +54,8 @@ static bool is_pending(struct test_vm *t, int vcpu)
 }
 
 /*
- * How often that CPU has taken the interrupt.  If it is masked by mistake, the host notices
- * at its next tick that the timer has expired, and only this number tells.
+ * How often that CPU has taken the interrupt.  If it is masked by mistake, the host still
+ * notices the expired timer at its next tick, and only this number shows the mistake.
  */
 static unsigned long interrupts_on(int cpu)
 {
@@ -70,7 +70,7 @@ static unsigned long interrupts_on(int cpu)
 		found = strstr(line, "kvm guest vtimer");
 	TEST_ASSERT(found, "/proc/interrupts should have \"kvm guest vtimer\"");
 	fclose(f);
-	/* A column for each CPU that is online, which all are. */
+	/* One column for each online CPU; all CPUs are online. */
 	for (i = 0, rest = strchr(line, ':') + 1; i <= cpu; i++, rest = end) {
 		count = strtoul(rest, &end, 10);
 		TEST_ASSERT(end > rest, "/proc/interrupts should have a number for CPU %d", i);
@@ -78,7 +78,7 @@ static unsigned long interrupts_on(int cpu)
 	return count;
 }
 
-/* KVM_RUN until the guest has something to say; userspace is told of each change of the line. */
+/* KVM_RUN until the guest reports; KVM also exits for each change of the interrupt line. */
 static uint64_t run_on(struct test_vm *t, int vcpu, int cpu)
 {
 	pin_to_cpu(cpu);
@@ -91,7 +91,7 @@ static void set_interrupted(struct test_vm *t, bool value)
 	sync_global_to_guest(t->vm, interrupted);
 }
 
-/* The vCPU's timer expires on that CPU, and KVM says so. */
+/* The vCPU's timer expires on that CPU, and KVM reports it. */
 static void fires_on(struct test_vm *t, int vcpu, int cpu)
 {
 	struct kvm_run *run = t->vcpus[vcpu]->run;
@@ -111,7 +111,7 @@ static void fires_on(struct test_vm *t, int vcpu, int cpu)
 		    cpu, vcpu, interrupts_on(cpu) - before);
 }
 
-/* Its timer is still pending, and yet it gets on, there, without another interrupt. */
+/* The vCPU goes on there with its timer still pending, without another interrupt. */
 static void goes_on_pending(struct test_vm *t, int vcpu, int cpu)
 {
 	unsigned long before = interrupts_on(cpu);
@@ -142,7 +142,7 @@ CASE(timer_masked_while_pending)
 	test_vm_free(&t);
 }
 
-/* What is masked for one vCPU must not be for the next one there, and must be where it goes. */
+/* A mask for one vCPU must not hold for the next one on that CPU, and must follow its vCPU. */
 CASE(timer_migrates)
 {
 	struct test_vm t = test_vm_create(2, VM_MEM_SRC_ANONYMOUS, 1, 0);

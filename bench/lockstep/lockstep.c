@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A TCG plugin that holds the emulated CPUs together, so that contention between them
- * can be seen on a host with fewer cores, in instructions instead of time.
+ * A TCG plugin that holds the emulated CPUs together.  It shows contention between them
+ * on a host with fewer cores, in instructions instead of time.
  *
- * From the marker before the warm-up to the one after the last timed part, each CPU that is
- * not idle executes a quantum of instructions and then waits until all others have; virtual
- * time advances by a quantum.  What passes on that clock is the critical path: instructions that
- * had to be executed one after another.  There are no caches and there is no coherence: it
- * shows serialisation, nothing else.  Outside the CPUs run as they please, which boots fast.
+ * From the marker before the warm-up to the one after the last timed part, each CPU that
+ * is not idle executes a quantum of instructions, then waits until all others have done so.
+ * Virtual time advances by a quantum.  That clock measures the critical path: instructions
+ * that had to be executed one after another.  Without caches and coherence it shows
+ * serialisation and nothing else.  Elsewhere the CPUs run freely, so that boot is fast.
  *
  *   -plugin lockstep.so,quantum=250,quantum=500,out=FILE[,wait_us=20000][,spin=START-END]
  *
- * A program has as many timed parts as there are quanta, the first for the warm-up as well.
+ * A program has one timed part per quantum.  The first quantum also covers the warm-up.
  *
  * FILE has these lines for each marker of the timed part, and one at the end:
  *   mark CPU TIME quantum=N timeouts=N
- *                          TIME in instructions: quanta that are over, and what this CPU
- *                          has executed of the present one, which has N; timeouts: how often,
- *                          until now, a CPU went on without the others, since one of them
- *                          stood in QEMU itself, or the host had no time for it
- *   sample ADDRESS COUNT   with spin=, after the mark that ends a part: what the CPUs
- *                          were executing at the ends of their quanta, hexadecimal
- *   spin ADDRESS COUNT     the same of CPUs that were between the addresses START and END,
- *                          where CPUs wait for a lock: what they had executed before
+ *                          TIME in instructions: all finished quanta, plus this CPU's part
+ *                          of the present one, which has N.  timeouts: how often a CPU has
+ *                          gone on without the others, because one of them stood in QEMU
+ *                          itself, or the host had no time for it
+ *   sample ADDRESS COUNT   with spin=, after the mark that ends a part: the addresses, in
+ *                          hexadecimal, that CPUs executed at the ends of their quanta
+ *   spin ADDRESS COUNT     the same for CPUs that waited for a lock, between the addresses
+ *                          START and END: the last address before the wait
  *   end TIME quanta=N timeouts=N idle=N
  *                          idle: quanta times idle CPUs
  */
@@ -42,7 +42,7 @@
 
 static FILE *out;
 
-/* --- the profile: how often an address was found, in hash tables with open addressing --- */
+/* --- the profile: samples per address, in hash tables with open addressing --- */
 
 #define MAX_SAMPLES	(1 << 16)
 
@@ -94,14 +94,14 @@ static void write_samples(const char *word, struct sample *table)
 /* --- the clock --- */
 
 #define MAX_CPUS	512
-/* Before a thread sleeps: with fewer host CPUs than threads, another one is then due. */
+/* Before a thread sleeps.  With fewer host CPUs than threads, a yield lets another one run. */
 #define YIELDS		3
 
 /* A cache line each: the owner counts without a lock. */
 static struct cpu {
-	int64_t left;		/* of the present quantum; below zero: the next one's */
+	int64_t left;		/* of the present quantum; negative: borrowed from the next */
 	bool running;
-	uint64_t before;	/* the last address that is not of a spin */
+	uint64_t before;	/* the last address outside of spinning */
 } __attribute__((aligned(64))) cpus[MAX_CPUS];
 
 #define MAX_QUANTA 4
@@ -110,15 +110,15 @@ static int64_t quantum_of[MAX_QUANTA], quantum;	/* of each timed part; of this o
 static size_t nr_quanta, part;
 static long wait_ns = 20000000;
 static bool held;
-static uint32_t round_;		/* a futex: another value, another quantum */
+static uint32_t round_;		/* a futex; changes with each quantum */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* All below are protected by the lock. */
 static uint64_t now, quanta, timeouts, idle_quanta;
 static unsigned int present, running, waiting;
 
 /*
- * The system call itself: the C library's clocks are slowed down for the guest's sake, and
- * threads that wait for a condition would queue for its mutex when it comes true.
+ * The plain system call, for two reasons.  The C library's clocks are slowed down for the
+ * guest.  And threads that wait for a condition would queue for its mutex once it is true.
  */
 static long futex(int op, uint32_t value, const struct timespec *timeout)
 {
@@ -142,7 +142,7 @@ static void advance_if_all_wait(void)
 	release_all();
 }
 
-/* One that stands in QEMU, e.g. to stop all CPUs for a moment, waits for us: go on alone. */
+/* A CPU in QEMU itself, which may be about to stop all CPUs, waits for us: go on alone. */
 static bool give_up(uint32_t mine)
 {
 	bool still = false;
@@ -190,7 +190,7 @@ static void set_running(unsigned int vcpu, bool runs)
 	if (cpu->running != runs) {
 		cpu->running = runs;
 		running += runs ? 1 : -1;
-		/* Who comes back does so in the present quantum, and has all of it. */
+		/* A CPU that wakes gets a full quantum in the current round. */
 		cpu->left = quantum;
 		if (!runs)
 			advance_if_all_wait();
@@ -223,7 +223,7 @@ static void cpu_comes(qemu_plugin_id_t id, unsigned int vcpu)
 	set_running(vcpu, true);
 }
 
-/* --- what CPUs execute --- */
+/* --- executed code --- */
 
 /* A block's address and length in one word: kernels and programs use less than 54 bits. */
 #define LENGTH_BITS	10
@@ -242,7 +242,7 @@ static void executes_block(unsigned int vcpu, void *data)
 		wait_for_others(cpu, address);
 }
 
-/* CPUs have the rest of an old quantum first, which is over before the timed part begins. */
+/* CPUs first finish their old quantum, which ends before the timed part begins. */
 static void choose_quantum(size_t of_part)
 {
 	part = of_part;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the plugins here use of QEMU's TCG plugin API, as declarations of our own: Debian
- * has no header.  And what the benchmark executes for them to notice.
+ * The part of QEMU's TCG plugin API that the plugins here use, declared again because
+ * Debian ships no header.  Also the marker instructions of the benchmark.
  *
- * PLUGIN_API says which version of it: 1 is QEMU 6.2 to 8.2, 2 is QEMU 9.0, 3 is QEMU 9.1
- * and later (up to 10 at least).
+ * PLUGIN_API is the version of the API: 1 for QEMU 6.2 to 8.2, 2 for QEMU 9.0, 3 for
+ * QEMU 9.1 and later (up to 10 at least).
  */
 #ifndef BENCH_LOCKSTEP_PLUGIN_H
 #define BENCH_LOCKSTEP_PLUGIN_H
@@ -79,7 +79,7 @@ void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(struct qemu_plugin_insn
 
 /* --- the benchmark's --- */
 
-/* Instructions that a real CPU does nothing on: mark(), mark_page() and mark_warm() of bench/delivery.h. */
+/* Instructions without effect on a real CPU: mark(), mark_page() and mark_warm() of bench/delivery.h. */
 enum mark { MARK_NONE, MARK_TIMED, MARK_PAGE, MARK_WARM };
 
 struct markers {

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A TCG plugin that writes down what one emulated CPU does in the timed part of the
- * benchmark, to the instruction: when it goes from the guest to the kernel, to userspace
- * and back, and when it enters some functions of the kernel.
+ * A TCG plugin that records, to the instruction, what one emulated CPU does in the timed
+ * part of the benchmark: each change between guest, kernel and userspace, and each entry
+ * to some functions of the kernel.
  *
  *   -plugin timeline.so,enter=START:END,out=FILE[,at=NAME:ADDRESS]...
  *
- * enter: the function of the kernel that ends in the guest.  Addresses are hexadecimal.
- * What is below the kernel's half is userspace, or the guest if it came from that function.
+ * enter: the function of the kernel that enters the guest.  Addresses are hexadecimal.
+ * Code below the kernel's half is the guest if it follows that function, else userspace.
  *
- * FILE has these lines for a timed part, which a marker begins and another one ends:
+ * FILE has these lines for each timed part, which lies between two markers:
  *   0 mark
- *   INSTRUCTIONS NAME      after so many since the marker: guest, kernel or user (what is
- *                          executed from here on), page (the guest is about to access the
- *                          next one), or a NAME of at= (that address is about to be executed)
+ *   INSTRUCTIONS NAME      after so many since the marker: guest, kernel or user (executed
+ *                          from here on), page (the guest is about to access the next page),
+ *                          or a NAME of at= (that address is about to be executed)
  *   INSTRUCTIONS mark
  *
- * An instruction that faults is counted when it is tried, and again when it is repeated.
+ * An instruction that faults counts twice: when it is tried, and when it is repeated.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -93,7 +93,7 @@ static void executes_point(unsigned int vcpu, void *name)
 	write_event(name);
 }
 
-/* --- whose instructions they are --- */
+/* --- guest, kernel or userspace --- */
 
 enum half { HALF_LOW, HALF_KERNEL, HALF_ENTER };
 static struct { uint64_t start, end; } enter;
@@ -139,7 +139,7 @@ static void look_at(struct qemu_plugin_insn *insn)
 		if (qemu_plugin_insn_vaddr(insn) == points[i].address)
 			qemu_plugin_register_vcpu_insn_exec_cb(insn, executes_point, QEMU_PLUGIN_CB_NO_REGS,
 							       points[i].name);
-	/* Last: an event is at the number of instructions before it. */
+	/* Last: the position of an event is the number of instructions before it. */
 	count_instruction(insn);
 }
 
