@@ -25,21 +25,21 @@ class Result:
 class Stream:
     """Fed line by line, while the guest runs."""
 
-    def __init__(self):
-        self.plan = None
-        self.facts = {}
-        self.results = []
-        self.problems = []
-        self.running = None  # (name, seconds) of the case under way
+    def __init__(self) -> None:
+        self.plan: int | None = None
+        self.facts: dict[str, str] = {}
+        self.results: list[Result] = []
+        self.problems: list[str] = []
+        self.running: tuple[str, int] | None = None  # (name, seconds) of the case under way
         self.ended = False
         self.bail = ""
         self.lines = 0
-        self.output = []
+        self.output: list[str] = []
 
-    def problem(self, text):
+    def problem(self, text: str) -> None:
         self.problems.append(f"line {self.lines}: {text}")
 
-    def feed(self, line):
+    def feed(self, line: str) -> None:
         self.lines += 1
         if self.ended:
             self.problem(f"after the end record: {line}")
@@ -53,14 +53,14 @@ class Stream:
         else:
             self.feed_body(line)
 
-    def feed_plan(self, line):
+    def feed_plan(self, line: str) -> None:
         match = PLAN.fullmatch(line)
         if match:
             self.plan = int(match[1])
         else:
             self.problem(f"want the plan, got: {line}")
 
-    def feed_body(self, line):
+    def feed_body(self, line: str) -> None:
         fact, case, result = FACT.fullmatch(line), CASE.fullmatch(line), RESULT.fullmatch(line)
         # Output of a case is also "# "-prefixed: it must not pass for ours.
         if self.running is None and fact:
@@ -68,7 +68,7 @@ class Stream:
         elif self.running is None and case:
             self.running, self.output = (case[1], int(case[2])), []
         elif result:
-            self.feed_result(result)
+            self.feed_result(result[1], int(result[2]), result[3], result[4] or "")
         elif line.startswith("Bail out!"):
             self.bail = line
         elif line.startswith("#"):
@@ -76,32 +76,31 @@ class Stream:
         else:
             self.problem(f"not KTAP: {line}")
 
-    def feed_result(self, match):
-        word, number, name, directive = match[1], int(match[2]), match[3], match[4] or ""
+    def feed_result(self, word: str, number: int, name: str, directive: str) -> None:
         if number != len(self.results) + 1:
             self.problem(f"result {number} where {len(self.results) + 1} was due")
         if self.running is None or self.running[0] != name:
             self.problem(f"a result for {name}, which was not running")
         self.running = None
-        status = {"ok": "pass", "not ok": "fail"}[word]
-        if directive.startswith("SKIP"):
-            status = "skip" if word == "ok" else "fail"
+        status = "pass" if word == "ok" else "fail"
+        if directive.startswith("SKIP") and word == "ok":
+            status = "skip"
         elif directive.startswith("TIMEOUT"):
             status = "timeout"
         self.results.append(Result(name, status, directive, self.lines, "\n".join(self.output)))
 
-    def end(self):
+    def end(self) -> None:
         self.ended = True
         if len(self.results) != self.plan:
             self.problem(f"{self.plan} results planned, {len(self.results)} seen")
 
 
-def parse(text):
+def parse(text: str) -> Stream:
     """A whole stream.  A last line without its newline was cut, and is a problem."""
     stream = Stream()
-    lines = text.split("\n")
-    for line in lines[:-1]:
+    *lines, rest = text.split("\n")
+    for line in lines:
         stream.feed(line)
-    if lines[-1]:
-        stream.problem(f"cut off in the middle of a line: {lines[-1]}")
+    if rest:
+        stream.problem(f"cut off in the middle of a line: {rest}")
     return stream

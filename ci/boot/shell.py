@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0
-"""A shell on the console of the guest that make check boots; "exit" ends the machine.
-
-usage: shell.py ARCH    (what make shell calls; knobs: see run.py)
-"""
+"""A shell on the console of the guest that make check boots; "exit" ends the machine."""
+import dataclasses
 import os
-import sys
 
-from ci.boot import qemu as guest
-from ci.judge import results as run
+from ci.boot import qemu
+from ci.boot import request as request_
+from ci.build import images
+from ci.config import Config
 
 
-def shell(archs):
-    request = next(run.requests(archs[:1], "tests", default_mode=True))
-    argv = guest.shell_command(request, request.initramfs.with_name("initramfs-shell.cpio"))
+def shell(config: Config) -> int:
+    arch = config.archs[0]
+    config = dataclasses.replace(config, arch=(arch.name,))
+    request_.plan(config, "tests", default_mode=True)
+    images.build(config)
+    initramfs = images.extra_initramfs(config, arch, "shell")
+    request = request_.requests(config, "tests", default_mode=True)[0]
+    argv = qemu.shell_command(request, initramfs)
     print("ctrl-a x ends QEMU; the test programs are in /bin", flush=True)
     os.execvp(argv[0], argv)
-
-
-if __name__ == "__main__":
-    sys.exit(run.main(shell, sys.argv[1:]))

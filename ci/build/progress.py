@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Run one build step: its output goes to a log, one line says how it goes.
-
-usage: step.py [--verbose] NAME LOG COMMAND...
-
-Exit status: that of COMMAND.  If it fails, the end of the log goes to stderr, and the first
-errors ahead of it.
-"""
+"""Build steps: output goes to a log, one line says how it goes."""
 import contextlib
 import os
+import pathlib
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
 
-# Compilers' command lines are cut; what we say is not, for its end says what to do.
+from ci.facts.text import BadInput
+
+# Compilers' command lines are cut.  Our own lines are not: their end says what to do.
 TAIL_LINES, TAIL_COLUMNS = 25, 160
-# Of a build in parallel, which goes on for more than the tail.
+# Of a parallel build, which goes on for more than the tail.
 FIRST_ERRORS = 5
 ERROR = re.compile(r"\berror: |undefined reference|\*\*\*", re.IGNORECASE)
-OURS = re.compile(r"(apply|fetch|check|config_check|busybox|perf): ")
+OURS = re.compile(r"(apply|fetch|busybox|perf|guest\.mk): ")
 # Between signs of life: on a terminal, and where each one is a line of a log.
 TTY_SECONDS, LOG_SECONDS = 0.5, 15
+# However this process ends, what it calls does too.
+WITH_US = ("setpriv", "--pdeathsig", "TERM", "--")
 
 
-def show(text, tty):
+def show(text: str, tty: bool) -> None:
     if tty:
         width = shutil.get_terminal_size().columns - 1
         sys.stdout.write("\r\033[K" + text[:width])
@@ -34,12 +35,12 @@ def show(text, tty):
     sys.stdout.flush()
 
 
-def log_lines(path):
+def log_lines(path: pathlib.Path) -> int:
     with open(path, "rb") as log:
         return sum(block.count(b"\n") for block in iter(lambda: log.read(1 << 16), b""))
 
 
-def watch(process, name, path):
+def watch(process: "subprocess.Popen[bytes]", name: str, path: pathlib.Path) -> int:
     """Show name, elapsed time and lines of output until the process ends."""
     tty, start, shown = sys.stdout.isatty(), time.monotonic(), time.monotonic()
     while process.poll() is None:
@@ -54,70 +55,84 @@ def watch(process, name, path):
     return process.returncode
 
 
-def telling(lines):
+def telling(lines: list[str]) -> list[str]:
     errors = [line for line in lines[:-TAIL_LINES] if ERROR.search(line)]
     return errors[:FIRST_ERRORS] + lines[-TAIL_LINES:]
 
 
-def fail(name, path, status):
-    with open(path, errors="replace") as log:
-        for line in telling(log.read().splitlines()):
-            print("    " + (line if OURS.match(line) else line[:TAIL_COLUMNS]), file=sys.stderr)
-    print(f"step: {name} failed (exit {status}); its first errors and last lines are above, all of it is in {path}",
-          file=sys.stderr)
+def failure(name: str, path: pathlib.Path, status: int) -> BadInput:
+    """Print what tells of it; the exception says where all of it is."""
+    for line in telling(path.read_text(errors="replace").splitlines()):
+        print("    " + (line if OURS.match(line) else line[:TAIL_COLUMNS]), file=sys.stderr)
+    return BadInput(f"{name} failed (exit {status}); its first errors and last lines are above, "
+                    f"all of it is in {path}")
 
 
-def show_notes(path):
+def show_notes(path: pathlib.Path) -> None:
     """What a person has to know though all went well."""
-    with open(path, errors="replace") as log:
-        for line in log:
-            if line.startswith("note: "):
-                print("  " + line.rstrip("\n"), flush=True)
+    for line in path.read_text(errors="replace").splitlines():
+        if line.startswith("note: "):
+            print("  " + line, flush=True)
 
 
-def call(command, log, **more):
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """All of its session: make ends the shell that it runs, but not the compiler below that."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+
+
+def start(command: Sequence[str], log: IO[Any] | None, **more: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([*WITH_US, *command], stdin=subprocess.DEVNULL, stdout=log,
+                            stderr=log, start_new_session=True, **more)
+
+
+def call(command: Sequence[str], log: IO[Any] | None, **more: Any) -> int:
     """The exit status of a command whose output goes to a log.
 
-    An exception here, as by ctrl-C, ends all that it has begun; a signal that ends us without
-    one, the command alone.
+    An exception here, as by ctrl-C, ends all that it has begun.  A signal that ends us without
+    one ends the command alone.
     """
-    process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                               start_new_session=True, **more)
+    process = start(command, log, **more)
     try:
         return process.wait()
     except BaseException:
-        # All of its session: make ends the shell that it runs, but not the compiler below that.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        end(process)
         raise
 
 
-def main(argv):
-    verbose = argv[:1] == ["--verbose"]
-    name, path, *command = argv[verbose:]
+def step(name: str, path: pathlib.Path, command: Sequence[str], verbose: bool = False,
+         **more: Any) -> None:
+    """Run one step of a build; BadInput if it fails."""
     if verbose:
-        return subprocess.call(command)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    # Ctrl-C reaches the command as well: let it end, then say so.  Other signals don't.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        with open(path, "wb") as log:
-            process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command],
-                                       stdout=log, stderr=subprocess.STDOUT,
-                                       stdin=subprocess.DEVNULL, close_fds=False)
+        status = call(command, None, **more)
+        if status:
+            raise BadInput(f"{name} failed (exit {status})")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as log:
+        process = start(command, log, **more)
+        try:
             status = watch(process, name, path)
-    except OSError as error:
-        print(f"step: {name}: {error}", file=sys.stderr)
-        return 2
+        except BaseException:
+            end(process)
+            raise
     if status:
-        fail(name, path, status)
-    else:
-        show_notes(path)
-    return status if status >= 0 else 128 - status
+        raise failure(name, path, status)
+    show_notes(path)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+class TimeLeft:
+    """How long a list of steps may still take: each has a weight, by a rule of thumb."""
+
+    def __init__(self, weights: Iterable[float]):
+        self.left, self.done, self.spent = sum(weights), 0.0, 0.0
+
+    def __str__(self) -> str:
+        minutes = self.spent / self.done * self.left / 60 if self.done else 0
+        return f", some {minutes:.0f} min left" if minutes >= 1 else ""
+
+    def add(self, weight: float, seconds: float) -> None:
+        self.left -= weight
+        if seconds > 1:   # else it was known before
+            self.done, self.spent = self.done + weight, self.spent + seconds

@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""An architecture, as the facts in guest-images/NAME.mk."""
+"""An architecture and a kernel configuration, as the facts in guest-images/."""
 import dataclasses
-import os
 import pathlib
-import re
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-FACT = re.compile(r"(\w+)\s*=\s*(.*)")
+from ci.facts.text import ROOT, BadInput, facts
 
-
-class BadInput(Exception):
-    """What the user gave cannot be used; the message says what to do."""
+IMAGES = ROOT / "guest-images"
+ALIASES = {"x86_64": "x86", "aarch64": "arm64"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +24,8 @@ class Arch:
     name: str
     kernel_arch: str
     cross: str
+    deb_arch: str
+    kvm_tests: str
     qemu: str
     machine: str
     cpu_tcg: str
@@ -37,66 +35,65 @@ class Arch:
     append_lockstep: str
     page_size: int
     scale_tcg: int
-    modes: tuple
+    modes: tuple[Mode, ...]
+
+    def mode(self, name: str) -> Mode:
+        for mode in self.modes:
+            if mode.name == name:
+                return mode
+        raise BadInput(f"MODE={name}: {self.name} has: {' '.join(m.name for m in self.modes)}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class KernelConfig:
     """What goes with a kernel configuration of CONFIG=, if it is not the usual one."""
     name: str = ""
     append: str = ""
-    scale: int = 1        # of time limits, on top of the architecture's
+    scale: int = 1         # of time limits, on top of the architecture's
     memory_mb: int = 2048  # dirty_log_test maps 1 GiB and a bitmap beside it
-    proof: str = ""       # on the console of each run that ends well
+    proof: str = ""        # on the console of each run that ends well
+
+    @property
+    def suffix(self) -> str:
+        """Of the files of a kernel that is configured so."""
+        return f"-{self.name}" if self.name else ""
 
 
-def load_config(name, root=ROOT):
-    path = root / "guest-images" / f"{name}.facts"
-    if not name or not path.exists():
-        return Config(name)
-    facts = read_facts(path)
-    try:
-        return Config(name, facts["append"], int(facts["scale"]), int(facts["memory_mb"]), facts.get("proof", ""))
-    except (KeyError, ValueError) as error:
-        raise BadInput(f"{path}: want append, scale and memory_mb: {error}") from None
+def names(images: pathlib.Path = IMAGES) -> list[str]:
+    """The architectures: guest-images has a file of facts for each."""
+    return sorted(path.stem for path in images.glob("*.mk") if path.stem != "guest")
 
 
-def read_facts(path):
-    """The "name = value" lines of a file, as a dict.  Anything else is an error."""
-    facts = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        match = FACT.fullmatch(line)
-        if match:
-            facts[match[1]] = match[2].strip()
-        elif line and not line.startswith("#"):
-            raise BadInput(f"{path}:{number}: neither a comment nor \"name = value\": {line}")
-    return facts
-
-
-def bases():
-    """The directories of kernel-patches/ that a kernel goes with; the default one first."""
-    default = os.environ.get("DEFAULT_BASE") or "v6.12"
-    return sorted((path.parent.name for path in (ROOT / "kernel-patches").glob("*/base")), key=lambda name: (name != default, name))
-
-
-def names(root=ROOT):
-    """The architectures: guest-images has a fragment and a file of facts for each."""
-    return sorted(path.stem for path in (root / "guest-images").glob("*.mk") if path.stem != "guest")
-
-
-def load(name, root=ROOT):
-    path = root / "guest-images" / f"{name}.mk"
+def load(name: str, images: pathlib.Path = IMAGES) -> Arch:
+    path = images / f"{name}.mk"
     if not path.exists():
         raise BadInput(f"no architecture {name}: {path} does not exist")
-    facts = read_facts(path)
+    have = facts(path)
     try:
-        modes = tuple(Mode(m, facts[f"mode_{m}"], facts[f"proof_{m}"], facts.get(f"threads_{m}", "multi"),
-                           facts.get(f"without_{m}", ""), m in facts.get("named", "").split())
-                      for m in facts["modes"].split())
-        values = {f.name: f.type(facts[f.name]) for f in dataclasses.fields(Arch)
-                  if f.name not in ("name", "modes")}
+        modes = tuple(load_mode(mode, have) for mode in have["modes"].split())
+        numbers = {key: int(have[key]) for key in ("page_size", "scale_tcg")}
+        texts = {field.name: have[field.name] for field in dataclasses.fields(Arch)
+                 if field.name not in ("name", "modes", *numbers)}
     except KeyError as missing:
         raise BadInput(f"{path}: no line for {missing}") from None
     except ValueError as wrong:
         raise BadInput(f"{path}: {wrong}") from None
-    return Arch(name=name, modes=modes, **values)
+    return Arch(name=name, modes=modes, **texts, **numbers)  # type: ignore[arg-type]
+
+
+def load_mode(name: str, have: dict[str, str]) -> Mode:
+    return Mode(name, have[f"mode_{name}"], have[f"proof_{name}"],
+                have.get(f"threads_{name}", "multi"), have.get(f"without_{name}", ""),
+                name in have.get("named", "").split())
+
+
+def load_config(name: str, images: pathlib.Path = IMAGES) -> KernelConfig:
+    path = images / f"{name}.facts"
+    if not name or not path.exists():
+        return KernelConfig(name)
+    have = facts(path)
+    try:
+        return KernelConfig(name, have["append"], int(have["scale"]), int(have["memory_mb"]),
+                            have.get("proof", ""))
+    except (KeyError, ValueError) as error:
+        raise BadInput(f"{path}: want append, scale and memory_mb: {error}") from None

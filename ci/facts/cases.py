@@ -1,36 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The case files, selftests/cases, bench/cases and bench/scale: what to run, and where."""
+"""What there is to run, and where: selftests/cases, bench/cases, bench/scale; known failures."""
 import dataclasses
 import fnmatch
-import os
 import pathlib
 import re
+from collections.abc import Iterator, Sequence
 
-from ci.facts.arch import ROOT, BadInput, bases, read_facts
-from ci.facts.arch import load as load_arch
-from ci.facts.arch import names as arch_names
+from ci.facts import arch as arch_
+from ci.facts.base import Base
+from ci.facts.text import ROOT, BadInput, rows
 
 NAME = re.compile(r"[a-z0-9_]+")
+# What selftests/, bench/ and perf in the guest have to run
+FILES = {"tests": ROOT / "selftests/cases", "bench": ROOT / "bench/cases",
+         "scale": ROOT / "bench/scale", "profile": ROOT / "bench/scale"}
+OURS = ("selftests", "bench")
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     name: str
-    archs: tuple  # "all", or architectures and architecture/modes
+    archs: tuple[str, ...]  # "all", or architectures and architecture/modes
     needs: str    # "series": must skip on the base; "-": must run on both kernels;
                   # "debug": as series, and exists with CONFIG=debug only
     seconds: int  # limit on hardware
-    command: tuple
+    command: tuple[str, ...]
+
+    @property
+    def ours(self) -> bool:
+        """Whether its program is this repository's, not upstream's."""
+        return any((ROOT / place / f"{self.command[0]}.c").exists() for place in OURS)
 
 
-def known_machines():
+def known_machines() -> Iterator[str]:
     """Every architecture, and every architecture/mode."""
-    for name in arch_names():
+    for name in arch_.names():
         yield name
-        yield from (f"{name}/{mode.name}" for mode in load_arch(name).modes)
+        yield from (f"{name}/{mode.name}" for mode in arch_.load(name).modes)
 
 
-def parse_line(line, where):
+def parse(line: str, where: str, machines: frozenset[str]) -> Case:
     words = line.split()
     if len(words) < 5:
         raise BadInput(f"{where}: want name, arch, needs, seconds, command; got: {line}")
@@ -38,7 +47,7 @@ def parse_line(line, where):
     if not NAME.fullmatch(name):
         raise BadInput(f"{where}: a name has only a-z, 0-9 and _; got: {name}")
     for arch in archs.split(","):
-        if arch != "all" and arch not in known_machines():
+        if arch != "all" and arch not in machines:
             raise BadInput(f"{where}: no such architecture or mode: {arch}")
     if needs not in ("-", "series", "debug"):
         raise BadInput(f"{where}: needs is \"series\", \"debug\" or \"-\"; got: {needs}")
@@ -47,40 +56,28 @@ def parse_line(line, where):
     return Case(name, tuple(archs.split(",")), needs, int(seconds), tuple(command))
 
 
-def load(path):
-    found = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if line.strip() and not line.startswith("#"):
-            case = parse_line(line, f"{path}:{number}")
-            if any(case.name == other.name for other in found):
-                raise BadInput(f"{path}:{number}: a second case called {case.name}")
-            found.append(case)
-    return found
+def load(path: pathlib.Path) -> list[Case]:
+    found: dict[str, Case] = {}
+    machines = frozenset(known_machines())
+    for where, line in rows(path):
+        case = parse(line, where, machines)
+        if case.name in found:
+            raise BadInput(f"{where}: a second case called {case.name}")
+        found[case.name] = case
+    return list(found.values())
 
 
-def lacking():
-    """Names of cases and of architecture/modes that the base has nothing for, as its file says."""
-    facts = read_facts(ROOT / "kernel-patches" / (os.environ.get("BASE") or bases()[0]) / "base")
-    return set(facts.get("lacks", "").split())
-
-
-def select(path, arch, mode, patterns=(), config=""):
+def select(path: pathlib.Path, arch: str, mode: str, base: Base, patterns: Sequence[str] = (),
+           config: str = "") -> list[Case]:
     """The cases for one mode of an architecture that any of the shell globs matches."""
-    named = next(m for m in load_arch(arch).modes if m.name == mode).named
-    names = {f"{arch}/{mode}"} if named else {"all", arch, f"{arch}/{mode}"}
-    lacks = lacking()
-    return [] if f"{arch}/{mode}" in lacks else [case for case in load(path) if names & set(case.archs)
-            and case.name not in lacks
+    place = f"{arch}/{mode}"
+    if place in base.lacks:
+        return []
+    names = {place} if arch_.load(arch).mode(mode).named else {"all", arch, place}
+    return [case for case in load(path)
+            if names & set(case.archs) and case.name not in base.lacks
             and (case.needs != "debug" or config == "debug")
             and (not patterns or any(fnmatch.fnmatchcase(case.name, p) for p in patterns))]
-
-
-def default_path(kind):
-    """Where the cases of a kind are; CASES_FILE= is for the harness' own tests."""
-    if "CASES_FILE" in os.environ:
-        return pathlib.Path(os.environ["CASES_FILE"])
-    return ROOT / {"tests": "selftests/cases", "bench": "bench/cases", "scale": "bench/scale",
-                   "profile": "bench/scale"}[kind]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +85,24 @@ class KnownFailure:
     case: str      # shell pattern
     arch: str
     accel: str
-    output: re.Pattern
+    output: re.Pattern[str]
     why: str
 
     @property
-    def sometimes(self):
+    def sometimes(self) -> bool:
         """It may pass as well, on the base or the series."""
         return self.why.startswith("sometimes: ")
 
-    def concerns(self, case, arch, accel):
+    def concerns(self, case: str, arch: str, accel: str) -> bool:
         return fnmatch.fnmatchcase(case, self.case) and (arch, accel) == (self.arch, self.accel)
 
 
-def load_known(path=ROOT / "selftests" / "known-failures"):
+def load_known(path: pathlib.Path = ROOT / "selftests" / "known-failures") -> list[KnownFailure]:
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if line.strip() and not line.startswith("#"):
-            fields = line.split(" | ")
-            if len(fields) != 5:
-                raise BadInput(f"{path}:{number}: want case | architecture | accelerator | output | why")
-            found.append(KnownFailure(*fields[:3], re.compile(fields[3], re.DOTALL), fields[4]))
+    for where, line in rows(path):
+        fields = line.split(" | ")
+        if len(fields) != 5:
+            raise BadInput(f"{where}: want case | architecture | accelerator | output | why")
+        case, arch, accel, output, why = fields
+        found.append(KnownFailure(case, arch, accel, re.compile(output, re.DOTALL), why))
     return found

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """ci/matrix: which cells of architecture, mode and configuration there are."""
 import dataclasses
-import os
+import pathlib
+from collections.abc import Iterable
 
 from ci.facts import arch as arch_
-from ci.facts import cases
-from ci.facts.arch import ROOT, BadInput
+from ci.facts.base import Base
+from ci.facts.text import ROOT, BadInput, rows
 
 WHEN = ("always", "slow", "never")
 
@@ -19,38 +20,41 @@ class Cell:
     why: str      # of "never"
 
     @property
-    def name(self):
+    def name(self) -> str:
         return "-".join(filter(None, (self.arch, self.mode, self.config)))
 
     @property
-    def command(self):
-        return f"make check ARCH={self.arch} MODE={self.mode}" + (f" CONFIG={self.config}" if self.config else "")
+    def command(self) -> str:
+        more = f" CONFIG={self.config}" if self.config else ""
+        return f"make check ARCH={self.arch} MODE={self.mode}{more}"
 
 
-def parse(line, where):
+def parse(line: str, where: str) -> Cell:
     words = line.split(None, 4)
     if len(words) < 4 or words[3] not in WHEN or (words[3] == "never") != (len(words) == 5):
-        raise BadInput(f"{where}: want arch, mode, config, and always, slow, or never with its reason; got: {line}")
-    cell = Cell(words[0], words[1], "" if words[2] == "-" else words[2], words[3], words[4] if len(words) == 5 else "")
+        raise BadInput(f"{where}: want arch, mode, config, and always, slow, or never with its "
+                       f"reason; got: {line}")
+    why = words[4] if len(words) == 5 else ""
+    cell = Cell(words[0], words[1], "" if words[2] == "-" else words[2], words[3], why)
     if cell.when != "never":
         if cell.mode not in [mode.name for mode in arch_.load(cell.arch).modes]:
             raise BadInput(f"{where}: {cell.arch} has no mode {cell.mode}")
-        if cell.config and not (ROOT / "guest-images" / f"{cell.config}.config").exists():
+        if cell.config and not (arch_.IMAGES / f"{cell.config}.config").exists():
             raise BadInput(f"{where}: there is no guest-images/{cell.config}.config")
     return cell
 
 
-def load(path=ROOT / "ci" / "matrix"):
+def load(base: Base, path: pathlib.Path = ROOT / "ci" / "matrix") -> list[Cell]:
     """The cells; those that the base has nothing for are never booted."""
-    lacks = cases.lacking()
-    cells = [parse(line, f"{path}:{number}") for number, line in enumerate(path.read_text().splitlines(), 1)
-             if line.strip() and not line.startswith("#")]
-    return [dataclasses.replace(cell, when="never", why="this base has nothing for it") if f"{cell.arch}/{cell.mode}" in lacks else cell
-            for cell in cells]
+    cells = [parse(line, where) for where, line in rows(path)]
+    nothing = {"when": "never", "why": "this base has nothing for it"}
+    return [dataclasses.replace(cell, **nothing)
+            if f"{cell.arch}/{cell.mode}" in base.lacks else cell for cell in cells]
 
 
-def chosen(cells, archs):
+def chosen(cells: Iterable[Cell], archs: Iterable[str],
+           slow: bool) -> tuple[list[Cell], list[Cell]]:
     """(those to boot, those that are left out), of these architectures."""
-    wanted = ("always", "slow") if os.environ.get("MATRIX") == "all" else ("always",)
+    wanted = ("always", "slow") if slow else ("always",)
     mine = [cell for cell in cells if cell.arch in archs]
     return [c for c in mine if c.when in wanted], [c for c in mine if c.when not in wanted]

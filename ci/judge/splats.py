@@ -1,51 +1,57 @@
 # SPDX-License-Identifier: GPL-2.0
 """Find on a guest's console what the kernel complained about; policy: ci/splats."""
-import dataclasses
+import functools
+import pathlib
 import re
+from collections.abc import Iterator
 
-from ci.facts.arch import ROOT, BadInput
+from ci.facts.text import ROOT, BadInput, rows
+from ci.judge.check import Check, Status
 
 CASE = re.compile(r"init: case (\w+)")
+TIME = re.compile(r"^\[ *\d+\.\d+\] ")
 STACK = re.compile(r"\bCall [Tt]race:")
-
-
-@dataclasses.dataclass(frozen=True)
-class Splat:
-    line: int   # on the console
-    case: str   # that was running, or "" before the first
-    text: str
-
-
 STACK_LINES = 4  # from a message that is excused to the head of its stack
+KINDS = ("deny", "allow", "excuse")
+
+# Patterns of each kind
+Policy = tuple[list[re.Pattern[str]], list[re.Pattern[str]], list[re.Pattern[str]]]
 
 
-def load_policy(path=ROOT / "ci" / "splats"):
-    """(deny, allow, excuse).  No deny list means that nothing was checked: an error."""
-    lists = {"deny": [], "allow": [], "excuse": []}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
+def load_policy(path: pathlib.Path = ROOT / "ci" / "splats") -> Policy:
+    """No deny list means that nothing was checked: an error."""
+    lists: Policy = ([], [], [])
+    for where, line in rows(path):
         kind, _, pattern = line.partition(" ")
-        if kind not in lists or not pattern.strip():
-            raise BadInput(f"{path}:{number}: want \"deny PATTERN\", \"allow PATTERN\" or \"excuse PATTERN\"")
+        if kind not in KINDS or not pattern.strip():
+            raise BadInput(f"{where}: want \"deny PATTERN\", \"allow PATTERN\" or "
+                           "\"excuse PATTERN\"")
         # Space before a pattern is layout, space after it is part of it.
-        lists[kind].append(re.compile(pattern.lstrip()))
-    if not lists["deny"]:
+        lists[KINDS.index(kind)].append(re.compile(pattern.lstrip()))
+    if not lists[0]:
         raise BadInput(f"{path}: nothing is denied, so a scan would find nothing")
-    return lists["deny"], lists["allow"], lists["excuse"]
+    return lists
 
 
-def scan(text, policy):
+def scan(text: str, policy: Policy) -> Iterator[Check]:
+    """Each splat, with the case that was running."""
     deny, allow, excuse = policy
-    case, found, excused = "", [], 0
+
+    @functools.lru_cache(maxsize=4096)  # a guest can say the same a million times
+    def matches(message: str) -> tuple[bool, bool]:
+        """(is an excuse, is denied)"""
+        return (any(pattern.search(message) for pattern in excuse),
+                any(pattern.search(message) for pattern in deny)
+                and not any(pattern.search(message) for pattern in allow))
+    case, excused = "", 0
     for number, line in enumerate(text.splitlines(), 1):
         started = CASE.search(line)
         if started:
             case = started[1]
-        if any(p.search(line) for p in excuse):
+        excuses, denied = matches(TIME.sub("", line, 1))
+        if excuses:
             excused = number + STACK_LINES
-        elif STACK.search(line) and number <= excused:
+        elif denied and number <= excused and STACK.search(line):
             excused = 0
-        elif any(p.search(line) for p in deny) and not any(p.search(line) for p in allow):
-            found.append(Splat(number, case, line.strip()))
-    return found
+        elif denied:
+            yield Check(Status.SPLAT, line.strip(), case, f"console.log:{number}")

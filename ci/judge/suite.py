@@ -1,37 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Run the cases on each architecture, in each of its modes.
+"""Run the cases on each architecture, in each of its modes."""
+import dataclasses
 
-With COMPARE=1 in the environment, which make sets for all cases of the series, say how
-upstream's tests fare in comparison with the base.
+from ci.boot import request as request_
+from ci.build import images
+from ci.config import Config
+from ci.judge import upstream
+from ci.judge.results import Run
 
-usage: check.py [--plan] ARCH...    (what make check calls; knobs: see run.py)
-
---plan: only say what would run, or what is wrong with the knobs.
-
-Exit status: ci/judge/verdict.py has the list.
-"""
-import sys
-
-from ci.judge import upstream as baseline
-from ci.judge import results as run
+# Of make fuzz, for each architecture
+FUZZ_OPS, FUZZ_SECONDS = 1000000, 7200
 
 
-def check(archs):
-    if archs[:1] == ["--plan"]:
-        return run.show_plan(run.plan(archs[1:], "tests"))
-    requests = list(run.requests(archs, "tests"))
-    this = run.Run("check")
+def check(config: Config) -> int:
+    """Bad knobs are refused before anything is built."""
+    request_.show_plan(request_.plan(config, "tests"))
+    if not config.images:
+        images.build(config)
+    requests = request_.requests(config, "tests")
+    run = Run(config, "check")
     try:
-        for request in requests:
-            this.boot(request)
-        if run.knob("COMPARE"):
-            this.unfinished = requests[0]
-            baseline.compare_run(this)
-            this.unfinished = None
+        with images.booting(config):
+            for request in requests:
+                run.boot(request)
+        if config.patched and not config.cases and not config.config:
+            upstream.compare_run(run, config)
     finally:
-        status = this.summary()
+        status = run.summary()
     return status
 
 
-if __name__ == "__main__":
-    sys.exit(run.main(check, sys.argv[1:]))
+def fuzz(config: Config) -> int:
+    """A long run of the fuzzer under the kernel's own checkers, in each first mode."""
+    for arch in config.archs:
+        status = check(dataclasses.replace(
+            config, arch=(arch.name,), mode=(arch.modes[0].name,), config="debug",
+            cases=("fuzz_memslots",), timeout=config.timeout or FUZZ_SECONDS,
+            ops=FUZZ_OPS if config.ops is None else config.ops))
+        if status:
+            return status
+    return 0

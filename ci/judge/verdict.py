@@ -1,38 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""From what a guest left behind to one verdict, and what to do about it."""
-import dataclasses
-import enum
+"""From what a guest left behind to what is to be said of it."""
 import re
+from collections.abc import Iterator, Sequence
 
-from ci.judge import splats as splat
-
-
-class Verdict(enum.IntEnum):
-    """Exit statuses; of several verdicts in one run, the largest weight counts."""
-    PASS = 0         # every case did what it should
-    KNOWN = -1       # a test failed as selftests/known-failures says; exit status 0
-    FAIL = 1         # a test failed
-    HARNESS = 2      # the harness or its input is at fault: no statement on the kernel
-    SPLAT = 3        # the kernel complained about itself
-    SKIP = 4         # a case that must run was skipped, or one for another reason than the missing series
-    LOST = 5         # the machine died: panic, reset, QEMU killed
-    TIMEOUT = 124    # a case or the machine took too long
-    INTERRUPTED = 130
-
-    @property
-    def weight(self):
-        """How much of the run it invalidates, most last."""
-        return ("PASS", "KNOWN", "SKIP", "FAIL", "TIMEOUT", "SPLAT", "HARNESS", "LOST",
-                "INTERRUPTED").index(self.name)
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    verdict: Verdict
-    case: str    # "" if it is about the machine
-    text: str
-    where: str   # file:line below the run's directory, or ""
-
+from ci.boot import ktap
+from ci.boot.request import Outcome, Request
+from ci.facts.cases import Case, KnownFailure
+from ci.judge import splats
+from ci.judge.check import Check, Status
 
 # What a case that needs the series says when it skips, selftests/harness.h.
 SERIES_IS_MISSING = "KVM_CAP_MEMORY_FAULT_NOWAIT"
@@ -41,116 +16,113 @@ NOT_EXECUTED = "exit=127"
 PANIC = re.compile(r"Kernel panic - not syncing.*")
 
 
-def judge_end(outcome, console):
+def judge_end(outcome: Outcome, console: str) -> Iterator[Check]:
     """How the machine ended, if not as planned."""
     stream = outcome.stream
     case = stream.running[0] if stream.running else ""
     panic = PANIC.search(console)
     if outcome.how == "interrupted":
-        yield Finding(Verdict.INTERRUPTED, case, outcome.detail, "")
+        yield Check(Status.INTERRUPTED, outcome.detail, case)
     elif outcome.how == "timeout" or stream.bail.endswith("cannot be killed"):
-        yield Finding(Verdict.TIMEOUT, case, outcome.detail or stream.bail, "console.log")
+        yield Check(Status.TIMEOUT, outcome.detail or stream.bail, case, "console.log")
     elif stream.bail:
-        yield Finding(Verdict.HARNESS, case, stream.bail, "tests.ktap")
+        yield Check(Status.HARNESS, stream.bail, case, "tests.ktap")
     elif outcome.how == "killed":
-        yield Finding(Verdict.LOST, case, outcome.detail, "qemu.log")
+        yield Check(Status.LOST, outcome.detail, case, "qemu.log")
     elif panic:
         line = console[:panic.start()].count("\n") + 1
-        yield Finding(Verdict.LOST, case, panic[0], f"console.log:{line}")
+        yield Check(Status.LOST, panic[0], case, f"console.log:{line}")
     elif not stream.ended:
-        yield Finding(Verdict.LOST, case, "the guest ended without its end record", "console.log")
+        yield Check(Status.LOST, "the guest ended without its end record", case, "console.log")
 
 
-def judge_machine(request, stream, console):
+def judge_machine(request: Request, stream: ktap.Stream, console: str) -> Iterator[Check]:
     """Was it the machine that was asked for?  Only what it says itself counts."""
     wanted = {"release": request.release, "cpus": str(request.cpus),
-              "page_size": str(request.arch.page_size), "vm": "held",
-              **dict(knob.split("=") for knob in request.environment)}
+              "page_size": str(request.arch.page_size), "vm": "held"}
+    for knob in request.environment:
+        name, _, value = knob.partition("=")
+        wanted[name] = value
     for key, value in wanted.items():
         if stream.facts.get(key) != value:
-            yield Finding(Verdict.HARNESS, "", f"asked for {key}={value}, the guest reports "
-                          f"{stream.facts.get(key, 'nothing')}", "tests.ktap")
+            yield Check(Status.HARNESS, f"asked for {key}={value}, the guest reports "
+                        f"{stream.facts.get(key, 'nothing')}", where="tests.ktap")
     if not re.search(request.mode.proof, console):
-        yield Finding(Verdict.HARNESS, "", f"asked for mode {request.mode.name}, but the console "
-                      f"has no \"{request.mode.proof}\"", "console.log")
+        yield Check(Status.HARNESS, f"asked for mode {request.mode.name}, but the console "
+                    f"has no \"{request.mode.proof}\"", where="console.log")
 
 
-def judge_failure(known, result, where):
-    """A failed case: known, if it failed as a line of selftests/known-failures says."""
-    for line in known:
-        if line.output.search(result.output):
-            return Finding(Verdict.KNOWN, result.name, line.why, where)
-    return Finding(Verdict.FAIL, result.name, result.reason, where)
-
-
-def judge_console(request, stream, console):
+def judge_console(request: Request, stream: ktap.Stream, console: str) -> Iterator[Check]:
     """Was it whole?  A splat cannot be found on a console that was cut off."""
     for result in stream.results:
         if f"init: case {result.name}" not in console:
-            yield Finding(Verdict.HARNESS, result.name, "its mark is missing on the console", "console.log")
+            yield Check(Status.HARNESS, "its mark is missing on the console", result.name,
+                        "console.log")
     if stream.ended and request.config.proof not in console:
-        yield Finding(Verdict.HARNESS, "", f"the console has no \"{request.config.proof}\"", "console.log")
+        yield Check(Status.HARNESS, f"the console has no \"{request.config.proof}\"",
+                    where="console.log")
     if stream.ended and "init: end" not in console:
-        yield Finding(Verdict.HARNESS, "", "the console was cut off", "console.log")
+        yield Check(Status.HARNESS, "the console was cut off", where="console.log")
 
 
-def judge_result(case, result, series, known):
+def judge_result(case: Case, result: ktap.Result, series: str,
+                 known: Sequence[KnownFailure]) -> Check | None:
     """One result against what the case promised.  None if it kept its promise."""
     where = f"tests.ktap:{result.line}"
     must_skip = case.needs != "-" and series == "base"
+
+    def finding(status: Status, text: str) -> Check:
+        return Check(status, text, case.name, where)
     if result.status == "timeout":
-        return Finding(Verdict.TIMEOUT, case.name, result.reason, where)
+        return finding(Status.TIMEOUT, result.reason)
     if result.status == "fail" and result.reason == NOT_EXECUTED:
-        return Finding(Verdict.HARNESS, case.name, f"its program could not be executed: {result.output}", where)
+        return finding(Status.HARNESS, f"its program could not be executed: {result.output}")
     if result.status == "fail":
-        return judge_failure(known, result, where)
+        why = next((line.why for line in known if line.output.search(result.output)), None)
+        return (finding(Status.FAIL, result.reason) if why is None
+                else finding(Status.KNOWN, why))
     if result.status == "skip" and must_skip and SERIES_IS_MISSING not in result.reason:
-        return Finding(Verdict.SKIP, case.name, f"skips for another reason: {result.reason}", where)
+        return finding(Status.SKIP, f"skips for another reason: {result.reason}")
     if result.status == "skip" and not must_skip:
-        return Finding(Verdict.SKIP, case.name, f"must not skip here: {result.reason}", where)
+        return finding(Status.SKIP, f"must not skip here: {result.reason}")
     if result.status == "pass" and must_skip:
-        return Finding(Verdict.FAIL, case.name, "passes without the series that it tests", where)
+        return finding(Status.FAIL, "passes without the series that it tests")
     if result.status == "pass" and not all(line.sometimes for line in known):
-        return Finding(Verdict.FAIL, case.name, "passes, remove its line in known-failures", where)
+        return finding(Status.FAIL, "passes, remove its line in known-failures")
     return None
 
 
-def judge_stream(request, stream, series, known):
+def judge_stream(request: Request, stream: ktap.Stream,
+                 known: Sequence[KnownFailure]) -> Iterator[Check]:
     for problem in stream.problems:
-        yield Finding(Verdict.HARNESS, "", problem, "tests.ktap")
+        yield Check(Status.HARNESS, problem, where="tests.ktap")
     cases = {case.name: case for case in request.cases}
     for result in stream.results:
         if result.name not in cases:
-            yield Finding(Verdict.HARNESS, result.name, "ran, but was not asked for", "tests.ktap")
-        else:
-            lines = [k for k in known
-                     if k.concerns(result.name, request.arch.name, request.accel)]
-            finding = judge_result(cases[result.name], result, series, lines)
-            if finding:
-                yield finding
-    if stream.ended and [r.name for r in stream.results] != list(cases):
-        missing = set(cases) - {r.name for r in stream.results}
-        yield Finding(Verdict.HARNESS, "", f"no result for: {' '.join(sorted(missing))}", "tests.ktap")
+            yield Check(Status.HARNESS, "ran, but was not asked for", result.name, "tests.ktap")
+            continue
+        lines = [line for line in known
+                 if line.concerns(result.name, request.arch.name, request.accel)]
+        check = judge_result(cases[result.name], result, request.source.series, lines)
+        if check:
+            yield check
+    if stream.ended and [result.name for result in stream.results] != list(cases):
+        missing = set(cases) - {result.name for result in stream.results}
+        yield Check(Status.HARNESS, f"no result for: {' '.join(sorted(missing))}",
+                    where="tests.ktap")
 
 
-def judge(request, outcome, console, series, policy, known=()):
-    """All findings about one boot; none means that it passed.
-
-    series: "base" or "patched"; policy: of splat.load_policy(); known: KnownFailures.
-    """
-    findings = list(judge_end(outcome, console))
+def judge(request: Request, outcome: Outcome, console: str, policy: splats.Policy,
+          known: Sequence[KnownFailure] = ()) -> list[Check]:
+    """All findings about one boot; none means that it passed."""
+    found = list(judge_end(outcome, console))
     if not outcome.stream.bail:  # init.c has had stacks printed on purpose
-        findings += [Finding(Verdict.SPLAT, s.case, s.text, f"console.log:{s.line}")
-                     for s in splat.scan(console, policy)]
-    if not findings:
+        found += splats.scan(console, policy)
+    if not found:
         # A machine that did not end well cannot be asked what it was.
-        findings += judge_machine(request, outcome.stream, console)
-        findings += judge_console(request, outcome.stream, console)
-    findings += judge_stream(request, outcome.stream, series, known)
-    if not outcome.stream.results and not findings:
-        findings.append(Finding(Verdict.HARNESS, "", "no case ran", "tests.ktap"))
-    return findings
-
-
-def worst(findings):
-    return max((f.verdict for f in findings), key=lambda v: v.weight, default=Verdict.PASS)
+        found += judge_machine(request, outcome.stream, console)
+        found += judge_console(request, outcome.stream, console)
+    found += judge_stream(request, outcome.stream, known)
+    if not outcome.stream.results and not found:
+        found.append(Check(Status.HARNESS, "no case ran", where="tests.ktap"))
+    return found

@@ -1,89 +1,95 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What one fault consists of, from the events that bench/lockstep/timeline.c wrote down.
+"""The events of single faults, which bench/lockstep/timeline.c wrote down.
 
 A fault is what happens from the guest's access to a page to its access to the next one.
-Most faults take the same path, a sequence of events.  What follows an event, until the next
-one, is its stage, whatever it is: a context switch or the way back to userspace have no event
-of their own.  A timer tick or the refill of an allocator is part of the stage that it falls
-into, hence medians beside means.
+Most faults take the same path, a sequence of events.  The stage of an event lasts until the
+next one: a context switch or the way back to userspace have no event of their own.  A timer
+tick or the refill of an allocator is part of the stage that it falls into, hence medians
+beside means.
 """
 import collections
 import dataclasses
 import math
+import pathlib
 import statistics
+from collections.abc import Iterable
 
-from ci.facts.arch import ROOT, BadInput
+from ci.facts.text import ROOT, BadInput, rows
 from ci.measure.symbols import Symbols
+from ci.measure.tables import QUANTILES, Row
 
 # What is executed from an event on, in words; of the events of bench/points and the
 # plugin's own.
 WORDS = {
     "page": "guest: the access", "guest": "guest: once more, and on to the next",
-    "kernel": "kernel: entered", "user": "userspace", "fault": "KVM: the fault", "lookup": "KVM: lookup of the page",
-    "wait": "userfaultfd: told of the fault", "switch": "kernel: another thread",
-    "map": "KVM: the page into the guest's page table", "provide": "UFFDIO ioctl", "wake": "kernel: wake a thread",
-    "run": "KVM_RUN", "load": "KVM: the vCPU onto this CPU", "put": "KVM: the vCPU off this CPU",
+    "kernel": "kernel: entered", "user": "userspace", "fault": "KVM: the fault",
+    "lookup": "KVM: lookup of the page", "wait": "userfaultfd: told of the fault",
+    "switch": "kernel: another thread", "map": "KVM: the page into the guest's page table",
+    "provide": "UFFDIO ioctl", "wake": "kernel: wake a thread", "run": "KVM_RUN",
+    "load": "KVM: the vCPU onto this CPU", "put": "KVM: the vCPU off this CPU",
 }
-
 # What the picture of the stages takes together: {kind: events}
-KINDS = {"the guest": ("page", "guest"), "entry of the kernel": ("kernel",), "fault, lookup": ("fault", "lookup"),
-         "mapping": ("map",), "KVM_RUN, load, put": ("run", "load", "put"), "userfaultfd": ("wait", "provide"),
+KINDS = {"the guest": ("page", "guest"), "entry of the kernel": ("kernel",),
+         "fault, lookup": ("fault", "lookup"), "mapping": ("map",),
+         "KVM_RUN, load, put": ("run", "load", "put"), "userfaultfd": ("wait", "provide"),
          "schedule, wake": ("switch", "wake"), "return to userspace": ("user",)}
+Event = tuple[int, str]   # instructions since the mark, name
 
 
-def load_points(arch, mode, path=ROOT / "bench" / "points"):
+def load_points(arch: str, mode: str,
+                path: pathlib.Path = ROOT / "bench" / "points") -> dict[str, list[str]]:
     """{name: functions} for a mode of an architecture; empty if it has no "enter"."""
     points = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for where, line in rows(path):
         fields = line.split()
-        if not fields or line.startswith("#"):
-            continue
         if len(fields) != 3:
-            raise BadInput(f"{path}:{number}: want name, architecture or all, function")
+            raise BadInput(f"{where}: want name, architecture or all, function")
         if fields[1] in ("all", arch, f"{arch}/{mode}"):
             points[fields[0]] = fields[2].split(",")
     return points if "enter" in points else {}
 
 
-def plugin_arguments(points, system_map):
+def plugin_arguments(points: dict[str, list[str]], system_map: pathlib.Path) -> tuple[str, ...]:
     """The plugin's arguments: where the functions are, by the kernel's System.map."""
     symbols = Symbols(system_map)
-    missing = [" or ".join(names) for names in points.values() if not symbols.first(names)]
+    found = {name: symbols.first(names) or "" for name, names in points.items()}
+    missing = [" or ".join(points[name]) for name, function in found.items() if not function]
     if missing:
-        raise BadInput(f"{system_map} has no {', '.join(missing)}: bench/points names functions that this kernel lacks")
-    found = {name: symbols.first(names) for name, names in points.items()}
+        raise BadInput(f"{system_map} has no {', '.join(missing)}: bench/points names functions "
+                       "that this kernel lacks")
     enter = found.pop("enter")
     return (f"enter={symbols.address(enter):x}:{symbols.end(enter):x}",
             *(f"at={name}:{symbols.address(function):x}" for name, function in found.items()))
 
 
-def timed_parts(path):
-    """[[(instructions, event)]]: one list for each timed part, its marks included."""
-    parts, open_ = [], False
+def timed_parts(path: pathlib.Path) -> list[list[Event]]:
+    """One list for each timed part, its marks included."""
+    parts: list[list[Event]] = []
+    within = False
     for number, line in enumerate(path.read_text().splitlines(), 1):
         count, _, event = line.partition(" ")
-        if not count.isdigit() or not event or (not open_ and line != "0 mark"):
+        if not count.isdigit() or not event or (not within and line != "0 mark"):
             raise BadInput(f"{path}:{number}: not a line of the timeline: {line}")
-        if not open_:
+        if not within:
             parts.append([])
         parts[-1].append((int(count), event))
-        open_ = event != "mark" or not open_
-    if open_:
+        within = event != "mark" or not within
+    if within:
         raise BadInput(f"{path} was cut off")
     return parts
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    path: tuple      # events
-    takes: tuple     # instructions from each to the next one, or to the next fault
+    path: tuple[str, ...]    # events
+    takes: tuple[int, ...]   # instructions from each to the next one, or to the next fault
 
     @property
-    def total(self):
+    def total(self) -> int:
         return sum(self.takes)
 
 
-def faults_of(part):
+def faults_of(part: list[Event]) -> list[Fault]:
     """The faults of a timed part.  The last one is left out: where it ends cannot be seen."""
     starts = [i for i, (_, event) in enumerate(part) if event == "page"]
     faults = []
@@ -94,64 +100,53 @@ def faults_of(part):
     return faults
 
 
-def quantile(values, share):
+def quantile(values: Iterable[int], share: float) -> int:
     """The smallest value that so large a share of them does not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
     """Of one mode: all of its faults, and those of the path that most of them take."""
-    faults: list
+    faults: list[Fault]
 
     @property
-    def usual(self):
+    def usual(self) -> list[Fault]:
         path, _ = collections.Counter(f.path for f in self.faults).most_common(1)[0]
         return [f for f in self.faults if f.path == path]
 
     @property
-    def stages(self):
+    def stages(self) -> list[tuple[str, int, float]]:
         """[(event, median, mean)] of the usual path, in instructions until the next event."""
         usual = self.usual
-        takes = list(zip(*(f.takes for f in usual)))
-        return [(event, statistics.median_low(t), statistics.fmean(t)) for event, t in zip(usual[0].path, takes)]
+        return [(event, statistics.median_low(takes), statistics.fmean(takes))
+                for event, takes in zip(usual[0].path, zip(*(f.takes for f in usual)))]
 
-    def kinds(self):
+    def kinds(self) -> dict[str, float]:
         """{kind: mean instructions} over all faults."""
-        sums = collections.Counter()
+        sums: collections.Counter[str] = collections.Counter()
         for fault in self.faults:
             for event, takes in zip(fault.path, fault.takes):
                 sums[event] += takes
-        return {kind: sum(sums[event] for event in events) / len(self.faults) for kind, events in KINDS.items()}
+        return {kind: sum(sums[event] for event in events) / len(self.faults)
+                for kind, events in KINDS.items()}
 
-    def curve(self):
+    def curve(self) -> list[tuple[float, float]]:
         """[(instructions, per cent of the faults that take no more)]"""
-        found, seen = collections.Counter(f.total for f in self.faults), 0
-        points = [(min(found), 0)]
-        for total in sorted(found):
-            seen += found[total]
-            points.append((total, 100 * seen / len(self.faults)))
-        return points
+        totals = sorted(f.total for f in self.faults)
+        shares = {total: 100 * seen / len(totals) for seen, total in enumerate(totals, 1)}
+        return [(totals[0], 0), *shares.items()]
 
-    def distribution(self):
+    def distribution(self) -> tuple[int, int, int, int]:
         totals = [f.total for f in self.faults]
         return min(totals), quantile(totals, 0.5), quantile(totals, 0.99), max(totals)
 
+    def distribution_row(self, mode: str) -> Row:
+        return {"mode": mode, "faults": len(self.faults),
+                **dict(zip(QUANTILES, self.distribution()))}
 
-def distribution_table(name, timelines):
-    """The lines of one architecture's table; timelines: {mode: Timeline}."""
-    yield f"{name}: instructions of single faults, counted in QEMU"
-    yield f"{'':26}{'faults':>8}{'min':>8}{'median':>8}{'p99':>8}{'max':>8}"
-    for mode, timeline in timelines.items():
-        yield f"{mode:26}{len(timeline.faults):>8}" + "".join(f"{v:>8}" for v in timeline.distribution())
-
-
-def stage_table(name, mode, timeline):
-    """The lines of a mode's usual path: what follows each event, until the next."""
-    stages = timeline.stages
-    share = 100 * len(timeline.usual) / len(timeline.faults)
-    yield f"{name}: the path of {share:.0f} % of {mode}'s faults, instructions from one event to the next"
-    yield f"{'median':>8}{'mean':>8}"
-    for event, median, mean in stages:
-        yield f"{median:8}{mean:8.0f}  {WORDS.get(event, event)}"
-    yield f"{sum(m for _, m, _ in stages):8}{sum(m for _, _, m in stages):8.0f}  to the next page"
+    def stages_row(self, mode: str) -> Row:
+        return {"mode": mode, "share": 100 * len(self.usual) / len(self.faults),
+                "events": [{"event": event, "words": WORDS.get(event, event), "median": median,
+                            "mean": mean} for event, median, mean in self.stages]}

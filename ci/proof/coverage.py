@@ -1,42 +1,46 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Run the cases on a kernel with gcov, and say which lines of the series were executed.
-
-usage: coverage.py ARCH...    (what make coverage calls, with CONFIG=gcov)
+"""Run the cases on a kernel with gcov: which lines of the series were executed?
 
 A line of the series is one that it adds or changes in what is built for the architecture.
-Each that has a counter ("-": none, a declaration or what the compiler has merged with
-another) must have been executed, in any mode, or be excused by a line of
-kernel-patches/BASE/uncovered:
-	architecture or all | file | text of the line | reason
-which is for one line; another of the same text wants one more.  One of an architecture
-that no line needs is a failure as well.
-
-Writes results/RUN/coverage.txt and, if all cases ran, results/coverage.txt.
-Exit status: as ci/judge/suite.py; 1 also for a line that was not executed and has no excuse.
+Each that has a counter must have been executed, in any mode, or have an excuse: a line of
+kernel-patches/BASE/uncovered.  An excuse is for one line; another line of the same text wants
+another.  An excuse of an architecture that no line needs is a failure as well.
 """
 import collections
+import dataclasses
 import json
-import os
 import pathlib
 import re
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from ci.judge import results as run
-from ci.facts.arch import ROOT, BadInput
+from ci.boot import request as request_
+from ci.build import images
+from ci.build.files import write_json
+from ci.build.git import git
+from ci.config import Config
+from ci.facts import arch as arch_
+from ci.facts import base as base_
+from ci.facts.text import BadInput, rows
+from ci.judge.results import Boot, Run
 
 # "path\n", the size in hexadecimal, and the data; last "end\n" and how many there were
 RECORD = re.compile(rb"([^\n]+)\n([0-9a-f]{8})\n")
-HUNK = re.compile(r"@@ -\S+ \+(\d+)(?:,(\d+))? @@")
+HUNK = re.compile(r"@@ -\S+ \+(\d+)")
+
+Lines = dict[str, dict[int, str]]             # {file: {number: text}}
+Counts = dict[str, "collections.Counter[int]"]  # {file: {number: times executed}}
+Excuse = list[str]                            # architecture or all, file, text, reason
 
 
-def series_lines(tree):
-    """{file: {number: text}} of the lines that the series adds to C code."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    diff = subprocess.run(["git", "-C", tree, "diff", "-U0", "origin/base", "HEAD", "--", "*.c", "*.h",
-                           ":!tools", ":!Documentation"], capture_output=True, text=True, check=True, env=environment).stdout
-    found, path, number = collections.defaultdict(dict), "", 0
+def series_lines(tree: pathlib.Path) -> Lines:
+    """The lines that the series adds to C code."""
+    diff = git(tree, "diff", "-U0", "origin/base", "HEAD", "--", "*.c", "*.h", ":!tools",
+               ":!Documentation")
+    lines: Lines = collections.defaultdict(dict)
+    path, number = "", 0
     for line in diff.splitlines():
         hunk = HUNK.match(line)
         if line.startswith("+++ b/"):
@@ -44,37 +48,29 @@ def series_lines(tree):
         elif hunk:
             number = int(hunk[1])
         elif line.startswith("+") and not line.startswith("+++"):
-            found[path][number] = line[1:]
+            lines[path][number] = line[1:]
             number += 1
-    return found
+    return lines
 
 
-def records(raw):
+def records(raw: pathlib.Path) -> Iterator[tuple[str, bytes]]:
     """(path of the .gcda, its bytes) as init.c's send_counters() wrote them."""
     data, at, count = raw.read_bytes(), 0, 0
-    while True:
-        match = RECORD.match(data, at)
-        if not match:
-            raise BadInput(f"{raw} was cut off")
+    while match := RECORD.match(data, at):
         size, at = int(match[2], 16), match.end()
         if match[1] == b"end":
-            break
+            if size != count:
+                raise BadInput(f"{raw} has {count} of {size} files")
+            return
         if at + size > len(data):
-            raise BadInput(f"{raw} was cut off")
+            break
         yield match[1].decode(), data[at:at + size]
         at, count = at + size, count + 1
-    if size != count:
-        raise BadInput(f"{raw} has {count} of {size} files")
+    raise BadInput(f"{raw} was cut off")
 
 
-def source_of(name, tree):
-    """A source as gcov names it, relative to the tree."""
-    path = os.path.normpath(os.path.join(tree, name))
-    return os.path.relpath(path, tree) if path.startswith(tree + os.sep) else ""
-
-
-def count_lines(gcov, objects, tree, path, data, counts):
-    """Add what one .gcda says to counts[file][line]."""
+def count_lines(gcov: str, objects: pathlib.Path, path: str, data: bytes, counts: Counts) -> None:
+    """Add what one .gcda says; the tree is where the objects' directory is."""
     relative = path.split(f"/{objects.name}/", 1)[1]
     with tempfile.TemporaryDirectory() as directory:
         gcda = pathlib.Path(directory, pathlib.Path(relative).name)
@@ -84,96 +80,103 @@ def count_lines(gcov, objects, tree, path, data, counts):
         text = subprocess.run([gcov, "--json-format", "--stdout", gcda.name], cwd=directory,
                               capture_output=True, check=True).stdout
     for file in json.loads(text)["files"]:
-        source = source_of(os.path.join(str(objects), file["file"]), tree)
-        for line in file["lines"]:
-            counts[source][line["line_number"]] += line["count"]
+        source = (objects / file["file"]).resolve()
+        if source.is_relative_to(objects.parent):
+            name = str(source.relative_to(objects.parent))
+            for line in file["lines"]:
+                counts[name][line["line_number"]] += line["count"]
 
 
-def count_boot(boot, counts):
-    objects = pathlib.Path(run.knob("OUT")).resolve() / "patched" / "linux" / f"out-{boot.request.arch.name}-gcov"
-    cross = boot.request.arch.cross
-    gcov = "gcov" if cross == f"{os.uname().machine}-linux-gnu-" else f"{cross}gcov"
-    found = list(records(boot.directory / "gcov.raw"))
-    if not found:
-        raise BadInput(f"{boot.directory}/gcov.raw is empty: is the kernel one of CONFIG=gcov?")
-    for path, data in found:
-        count_lines(gcov, objects, str(objects.parent), path, data, counts)
-
-
-def check_built(arch, lines, counts):
-    """What was compiled has counters: else its lines would be missing unnoticed."""
-    objects = pathlib.Path(run.knob("OUT")).resolve() / "patched" / "linux" / f"out-{arch}-gcov"
-    for file in lines:
+def count_boots(config: Config, arch: arch_.Arch, boots: Sequence[Boot], lines: Lines) -> Counts:
+    counts: Counts = collections.defaultdict(collections.Counter)
+    objects = (config.out / "patched" / "linux").resolve() / f"out-{arch.name}-gcov"
+    for boot in boots:
+        found = list(records(boot.directory / "gcov.raw"))
+        if not found:
+            raise BadInput(f"{boot.directory}/gcov.raw is empty: is the kernel one of "
+                           "CONFIG=gcov?")
+        for path, data in found:
+            count_lines(images.toolchain(config, arch).cross + "gcov", objects, path, data, counts)
+    for file in lines:  # else its lines would be missing unnoticed
         if (objects / file).with_suffix(".o").exists() and file not in counts:
-            raise BadInput(f"{file} is in the kernel of {arch}, but has no counters: GCOV_PROFILE_ in guest-images/guest.mk?")
+            raise BadInput(f"{file} is in the kernel of {arch.name}, but has no counters: "
+                           "GCOV_PROFILE_ in guest-images/guest.mk?")
+    return counts
 
 
-def load_excuses(path):
+def load_excuses(path: pathlib.Path) -> list[Excuse]:
     excuses = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
-        if line.strip() and not line.startswith("#"):
-            fields = line.split(" | ")
-            if len(fields) != 4:
-                raise BadInput(f"{path}:{number}: want architecture | file | line | reason")
-            excuses.append(fields)
+    for where, line in rows(path) if path.exists() else ():
+        excuses.append(line.split(" | "))
+        if len(excuses[-1]) != 4:
+            raise BadInput(f"{where}: want architecture | file | line | reason")
     return excuses
 
 
-def take_excuse(left, arch, file, text):
-    """One of what is left: it is for one line, not for each of the same text."""
-    for i, excuse in enumerate(left):
-        if excuse[0] in ("all", arch) and excuse[1:3] == [file, text.strip()]:
-            return left.pop(i)
-    return None
+def compare(arch: str, lines: Lines, counts: Counts, excuses: Sequence[Excuse]) -> dict[str, Any]:
+    """The table of an architecture.  A line without code has None for its count."""
+    left, table = [e for e in excuses if e[0] in ("all", arch)], []
+    for file in sorted(set(lines) & set(counts)):
+        for number, line in lines[file].items():
+            text, count = line.strip(), counts[file].get(number)
+            mine = [e for e in left if count == 0 and e[1:3] == [file, text]][:1]
+            if mine:
+                left.remove(mine[0])
+            if text or count is not None:
+                table.append({"file": file, "line": number, "text": text, "count": count,
+                              "excuse": mine[0][3] if mine else ""})
+    return {"arch": arch, "lines": table, "idle": [e[1:3] for e in left if e[0] == arch],
+            "absent": [f for f in sorted(lines) if f not in counts and f.endswith(".c")]}
 
 
-def report(arch, lines, counts, excuses):
-    """(text, number of lines with code, number of lines or excuses that want attention)"""
-    out, code, executed, open_, left = [], 0, 0, 0, list(excuses)
-    built = [file for file in sorted(lines) if file in counts]
-    for file in built:
-        for number, text in lines[file].items():
-            if number not in counts[file]:
-                if text.strip():
-                    out.append(f"{'-':>9} {file}:{number}: {text.strip()}")
-                continue
-            count = counts[file][number]
-            excuse = None if count else take_excuse(left, arch, file, text)
-            code, executed, open_ = code + 1, executed + bool(count), open_ + (not count and not excuse)
-            out.append(f"{count or '#####':>9} {file}:{number}: {text.strip()}" + (f"   [{excuse[3]}]" if excuse else ""))
-    head = f"{arch}: {executed} of {code} lines with code executed, {open_} neither executed nor excused"
-    idle = [e for e in left if e[0] == arch]
-    out += [f"          executed, or not of the series, though excused: {e[1]}: {e[2]}" for e in idle]
-    open_ += len(idle)
-    absent = [f for f in sorted(lines) if f not in counts and f.endswith(".c")]
-    return "\n".join([head, *out, *(f"          not built here: {f}" for f in absent), ""]), code, open_
+def missed(table: dict[str, Any]) -> list[dict[str, Any]]:
+    return [line for line in table["lines"] if line["count"] == 0 and not line["excuse"]]
 
 
-def main(archs):
-    excuses = load_excuses(ROOT / "kernel-patches" / run.knob("BASE") / "uncovered")
-    lines = series_lines(pathlib.Path(run.knob("OUT")) / "patched" / "linux")
-    this = run.Run("coverage")
+def render(table: dict[str, Any]) -> str:
+    coded = [line["count"] for line in table["lines"] if line["count"] is not None]
+    out = [f"{table['arch']}: {sum(map(bool, coded))} of {len(coded)} lines with code executed, "
+           f"{len(missed(table))} neither executed nor excused"]
+    for line in table["lines"]:
+        count = {None: "-", 0: "#####"}.get(line["count"], line["count"])
+        out.append(f"{count:>9} {line['file']}:{line['line']}: {line['text']}"
+                   + (f"   [{line['excuse']}]" if line["excuse"] else ""))
+    blank = " " * 10
+    out += [f"{blank}executed, or not of the series, though excused: {file}: {text}"
+            for file, text in table["idle"]]
+    return "\n".join([*out, *(f"{blank}not built here: {file}" for file in table["absent"]), ""])
+
+
+def good(table: dict[str, Any]) -> bool:
+    coded = any(line["count"] is not None for line in table["lines"])
+    return coded and not missed(table) and not table["idle"]
+
+
+def coverage(config: Config) -> int:
+    """As make check; 1 also for a line that was not executed and has no excuse."""
+    config = dataclasses.replace(config, config="gcov")
+    excuses = load_excuses(config.base_facts.directory / "uncovered")
+    request_.show_plan(request_.plan(config, "tests"))
+    images.build(config)
+    run = Run(config, "coverage")
     try:
-        for request in run.requests(archs, "tests"):
-            this.boot(request)
+        with images.booting(config):
+            for request in request_.requests(config, "tests"):
+                run.boot(request)
     finally:
-        failed = status = this.summary()
-    texts = []
-    for arch in archs:
-        counts = collections.defaultdict(collections.Counter)
-        for boot in this.boots:
-            if boot.request.arch.name == arch:
-                count_boot(boot, counts)
-        check_built(arch, lines, counts)
-        text, code, open_ = report(arch, lines, counts, excuses)
-        texts.append(text)
-        status = status or int(not code or open_ > 0)
-    (this.directory / "coverage.txt").write_text("\n".join(texts))
-    print("\n".join(texts), end="")
-    if not failed and run.knob("BASE") == run.bases()[0] and not run.knob("CASES") and not run.knob("MODE") and len(archs) > 1:
-        (ROOT / "results" / "coverage.txt").write_text("\n".join(texts))
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(run.main(main, sys.argv[1:]))
+        status = run.summary()
+    lines, tables = series_lines(config.out / "patched" / "linux"), []
+    for arch in config.archs:
+        mine = [boot for boot in run.boots if boot.request.arch.name == arch.name]
+        counts = count_boots(config, arch, mine, lines)
+        tables.append(compare(arch.name, lines, counts, excuses))
+    text = "\n".join(map(render, tables))
+    print(text, end="")
+    whole = not config.cases and not config.mode and len(tables) == len(arch_.names())
+    places = [run.directory]
+    if not status and whole and config.base == base_.DEFAULT:
+        places.append(config.base_facts.results)
+    for directory in places:
+        write_json(directory / "coverage.json", tables)
+        (directory / "coverage.txt").write_text(text)
+    return status or int(not all(map(good, tables)))

@@ -1,243 +1,212 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The series as it is mailed: patches, the tests of this repository, a cover letter with figures.
+"""make series: the series as it is mailed, in O/outgoing/vN-*.patch; nobody sends it.
 
-usage: outgoing.py V    (what make series V=n calls; knobs: BASE, AGAINST)
-
-Writes build/outgoing/vN-*.patch: the patches of kernel-patches/BASE, our tests as the last one
-(selftests/ has the only copy), and the cover letter, with the tables of results/ and, with
-AGAINST=, git range-diff against the revision before.  Each mail is addressed to whom MAINTAINERS
-names for the whole.  Then applies what it wrote to the base,
-and refuses it unless that is the tree that is tested, plus the tests.
+The patches of kernel-patches/BASE, our tests as the last one (selftests/ has the only copy),
+and the cover letter: the tables of results/ and, with AGAINST=, git range-diff against the
+revision before.  Each mail is addressed to whom MAINTAINERS names for the whole.  git am of
+all this on the base has to give the tree that is tested, plus the tests.
 """
+import dataclasses
 import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterable
+from typing import Any
 
-from ci.facts import arch as arch_
-from ci.facts import cases
-from ci.judge import results as run
-from ci.revision import series as series_
-from ci.revision import patchcheck as static
-from ci.facts.arch import ROOT, BadInput
+from ci.build import git as git_
+from ci.build import images
 from ci.build.git import git
+from ci.config import Config
+from ci.facts import arch as arch_
+from ci.facts import base as base_
+from ci.facts import cases as cases_
+from ci.facts.text import ROOT, BadInput
+from ci.publish import readme, template
+from ci.revision import patchcheck
+from ci.revision import series as series_
+from ci.revision.series import Series
 
-KVM = pathlib.PurePath("tools/testing/selftests/kvm")
+OURS, KVM = ROOT / "selftests", pathlib.PurePath("tools/testing/selftests/kvm")
 # Where the rules are: the last of these that a tree has
 MAKEFILES = ("Makefile", "Makefile.kvm")
-HEADERS = ("harness.h", "kvm_compat.h")
-# Of selftests/: has main(), which nothing else of the kernel's library may have
+# Has main(), which each program includes: the kernel's library may have none
 MAIN = "lib_case.c"
-SUBJECT = "KVM: selftests: Test memslots with KVM_MEM_ABSENT_MAPPING_FAULT"
-CHANGELOG = """
-Add a case for each property that the documentation of the flag promises:
-what is an exit and what is not, for each state that a page can be in and
-for each way that leads to a page; what KVM does for itself and has to
-wait; changes of the flag under load.  A case is a process of its own, so
-that memslot_tests.sh, which runs those that memslot_cases lists for the
-architecture and the mode, can tell which of them failed.
-
-memslot_tests.sh wants a machine that may be rebooted: its head says why.
-
-"""
+HEADERS = {"harness.h": "memslot_harness.h", "kvm_compat.h": "memslot_compat.h",
+           MAIN: "memslot_main.h"}
+SENDER = {"GIT_COMMITTER_NAME": "KVM fast-only project",
+          "GIT_COMMITTER_EMAIL": "kvm-fast-only@project.invalid"}
 # A line of the cover letter that begins what git format-patch writes anew
 SHORTLOG = re.compile(r"^.+ \(\d+\):$", re.MULTILINE)
-ROW = re.compile(r"^ +(\d+) +(\d+) +(\d+) +(\S+x) +\S+ +(\S+x) +\d+$", re.MULTILINE)
-MERIT = re.compile(r"^.*: fast_\w+ is .* x \(.*\)$", re.MULTILINE)
 
 
-def our_programs():
-    """{program: architectures} of the cases that are this repository's."""
-    found = {}
-    for case in cases.load(cases.default_path("tests")):
-        if (ROOT / "selftests" / f"{case.command[0]}.c").exists():
-            found.setdefault(case.command[0], set()).update({"x86", "arm64"} if "all" in case.archs else {a.split("/")[0] for a in case.archs})
+# --- our tests, among the kernel's ---
+
+def our_programs() -> dict[str, set[str]]:
+    """{program: architectures} of the cases in selftests/."""
+    found: dict[str, set[str]] = {}
+    for case in cases_.load(cases_.FILES["tests"]):
+        if (OURS / f"{case.command[0]}.c").exists():
+            archs = arch_.names() if "all" in case.archs else case.archs
+            found.setdefault(case.command[0], set()).update(a.split("/")[0] for a in archs)
     return found
 
 
-def case_lines():
+def case_lines() -> str:
     """selftests/cases, of our own cases alone."""
-    text = (ROOT / "selftests" / "cases").read_text().splitlines(keepends=True)
-    return "".join(line for line in text if not line.strip() or line.startswith("#") or line.split()[4] in our_programs())
+    lines, programs = cases_.FILES["tests"].read_text().splitlines(keepends=True), our_programs()
+    return "".join(line for line in lines if not line.strip() or line.startswith("#")
+                   or line.split()[4] in programs)
 
 
-def after(text, pattern, lines):
-    """The text with lines of ours behind the last of a block of the same kind."""
-    place = re.search(rf"(?:^{pattern} .*\n)+", text, re.MULTILINE)
+def text_in_tree(name: str) -> str:
+    text = (OURS / name).read_text()
+    for header, there in HEADERS.items():
+        text = text.replace(f'#include "{header}"', f'#include "{there}"')
+    return text
+
+
+def after(makefile: str, variable: str, lines: Iterable[str]) -> str:
+    """The Makefile with lines of ours behind the last of a block that sets the variable."""
+    place = re.search(rf"(?:^{variable} \+?=.*\n)+", makefile, re.MULTILINE)
     if not place:
-        raise BadInput(f"the Makefile of {KVM} has no {pattern}")
-    return text[:place.end()] + "".join(f"{line}\n" for line in lines) + text[place.end():]
+        raise BadInput(f"the Makefile of {KVM} has no {variable}")
+    ours = "".join(f"{line}\n" for line in lines)
+    return makefile[:place.end()] + ours + makefile[place.end():]
 
 
-def directory_of(name, makefile):
-    """What this tree calls an architecture's tests: the variables of its Makefile are named after it."""
-    facts = arch_.read_facts(ROOT / "guest-images" / f"{name}.mk")
-    found = [word for word in facts["kvm_tests"].split() if re.search(rf"^LIBKVM_{word} ", makefile, re.MULTILINE)]
-    if not found:
-        raise BadInput(f"{KVM} knows none of {facts['kvm_tests']}")
-    return found[0]
+def directory_of(arch: str, makefile: str) -> str:
+    """What this tree calls an architecture's tests: its Makefile names variables after it."""
+    names = arch_.load(arch).kvm_tests
+    for name in names.split():
+        if re.search(rf"^LIBKVM_{name} ", makefile, re.MULTILINE):
+            return name
+    raise BadInput(f"{KVM} knows none of {names}")
 
 
-def makefile_with(text, programs):
-    """The selftests' Makefile with our library and programs: only where the library has an architecture's code."""
-    for name in arch_.names():
-        directory = directory_of(name, text)
-        text = after(text, f"LIBKVM_{directory} \\+=", [f"LIBKVM_{directory} += lib/{in_tree(path.name)}" for path in libraries()])
-        text = after(text, f"TEST_GEN_PROGS_{directory} \\+?=", [
-            f"TEST_GEN_PROGS_EXTENDED_{directory} += {program}" for program, archs in sorted(programs.items()) if name in archs])
-    return after(text, f"TEST_GEN_PROGS_{directory_of('arm64', text)} \\+?=", ["TEST_PROGS_EXTENDED += memslot_tests.sh", "TEST_FILES += memslot_cases"])
+def makefile_with(text: str, programs: dict[str, set[str]], libraries: Iterable[str]) -> str:
+    """Our library and programs, where the kernel's library has an architecture's code."""
+    for arch in arch_.names():
+        name = directory_of(arch, text)
+        text = after(text, f"LIBKVM_{name}", [f"LIBKVM_{name} += {path}" for path in libraries])
+        text = after(text, f"TEST_GEN_PROGS_{name}", [
+            f"TEST_GEN_PROGS_EXTENDED_{name} += {program}"
+            for program, archs in sorted(programs.items()) if arch in archs])
+    return after(text, f"TEST_GEN_PROGS_{directory_of('arm64', text)}",
+                 ["TEST_PROGS_EXTENDED += memslot_tests.sh", "TEST_FILES += memslot_cases"])
 
 
-def libraries():
-    """What is linked with each program; main() is included by each instead, and stays out of the library."""
-    return [path for path in sorted((ROOT / "selftests").glob("lib_*.c")) if path.name != MAIN]
-
-
-def in_tree(name):
-    """What a file of selftests/ is called among the kernel's."""
-    return {"harness.h": "memslot_harness.h", "kvm_compat.h": "memslot_compat.h", MAIN: "memslot_main.h"}.get(name, name.replace("lib_", "memslot_"))
-
-
-def text_in_tree(path, program=False):
-    text = path.read_text()
-    for name in HEADERS:
-        text = text.replace(f'#include "{name}"', f'#include "{in_tree(name)}"')
-    return text + f'\n#include "{in_tree(MAIN)}"\n' * program
-
-
-def add_tests(tree):
-    """Our tests, where the kernel's are."""
-    kvm, programs, ours = tree / KVM, our_programs(), ROOT / "selftests"
-    new = {f"{program}.c": text_in_tree(ours / f"{program}.c", True) for program in programs}
-    new |= {f"lib/{in_tree(path.name)}": text_in_tree(path) for path in libraries()}
-    new |= {f"include/{in_tree(name)}": text_in_tree(ours / name) for name in (*HEADERS, MAIN)}
+def tests(kvm: pathlib.Path) -> dict[str, str]:
+    """{file: text} of our tests for the kernel's directory."""
+    programs, main = our_programs(), f'\n#include "{HEADERS[MAIN]}"\n'
+    libraries = {f"lib/{path.name.replace('lib_', 'memslot_')}": path.name
+                 for path in sorted(OURS.glob("lib_*.c")) if path.name != MAIN}
     makefile = next(name for name in reversed(MAKEFILES) if (kvm / name).exists())
-    new |= {"memslot_tests.sh": (ROOT / "bench" / "dist" / "run-tests").read_text(), "memslot_cases": case_lines(),
+    return {**{f"{name}.c": text_in_tree(f"{name}.c") + main for name in programs},
+            **{there: text_in_tree(name) for there, name in libraries.items()},
+            **{f"include/{there}": text_in_tree(name) for name, there in HEADERS.items()},
+            "memslot_tests.sh": (ROOT / "bench/dist/run-tests").read_text(),
+            "memslot_cases": case_lines(),
             ".gitignore": (kvm / ".gitignore").read_text() + "!memslot_cases\n",
-            makefile: makefile_with((kvm / makefile).read_text(), programs)}
+            makefile: makefile_with((kvm / makefile).read_text(), programs, libraries)}
+
+
+def commit_tests(tree: pathlib.Path, author: str) -> None:
+    new = tests(tree / KVM)
     for name, text in new.items():
-        (kvm / name).write_text(text)
-    (kvm / "memslot_tests.sh").chmod(0o755)
-    return {str(KVM / name) for name in new}
+        (tree / KVM / name).write_text(text)
+    (tree / KVM / "memslot_tests.sh").chmod(0o755)
+    # Whatever .gitignore says
+    git(tree, "add", "-f", *(str(KVM / name) for name in new))
+    git(tree, "commit", "-q", f"--author={author}", "-m",
+        template.render("tests.txt", author=author))
 
 
-def table(name):
-    """(what results/ has of this base, "") or (what it has of the default one, " on that")."""
-    path, default = run.results_of(run.knob("BASE")) / name, run.bases()[0]
-    return (path.read_text(), "") if path.exists() else ((run.results_of(default) / name).read_text(), f" on {default}")
+# --- the mails ---
+
+def quoted(config: Config, kind: str) -> tuple[dict[str, Any], str]:
+    """(what results/ has of this base, ""), or (what it has of the default one, " on that")."""
+    tables, default = readme.committed(kind), base_.DEFAULT
+    own = config.base in tables
+    return tables[config.base if own else default], "" if own else f" on {default}"
 
 
-def figures():
-    """The tables that the cover letter quotes, with where they come from."""
-    (scaling, of_scaling), (reference, of_reference) = (table(name) for name in ("scaling.txt", "reference.txt"))
-    parts = ["Measured under emulation (QEMU's TCG); none of it is a time.\n\n"
-             f"Exact count of instructions{of_reference}: a fault with the flag that the vCPU's thread\nresolves by UFFDIO_COPY (fast_missing) or "
-             "UFFDIO_CONTINUE (fast_minor),\ncompared with the sum of an empty exit to userspace, the ioctl, and a fault\n"
-             "that KVM resolves alone, each measured by itself:\n\n" +
-             "\n".join(re.sub(r"\(.* = (\d+)\)", r"that sum (\1)", line) for line in MERIT.findall(reference)),
-             f"Lockstep model of serialisation{of_scaling} (no caches, no coherence): pages per million\ninstructions of critical path, MINOR faults; "
-             "without the flag there is one\nuserfaultfd, with as many readers as vCPUs, or one per vCPU (sharded)."]
-    for section in re.split(r"^(?=\S+: pages per million)", scaling, flags=re.MULTILINE)[1:]:
-        rows = [f"  {n:>5} {without:>8} {with_:>8} {ratio:>8} {sharded:>12}" for n, without, with_, ratio, sharded in ROW.findall(section)]
-        if not rows:
-            raise BadInput("results/scaling.txt has no table of ratios")
-        parts.append("\n".join([f"  {section.partition(':')[0]}", f"  {'vCPUs':>5} {'without':>8} {'with':>8} {'ratio':>8} {'vs sharded':>12}", *rows]))
-    return "\n\n".join(parts)
-
-
-def cover(blank, own, measured, base):
+def cover(config: Config, blank: str, own: Series) -> str:
     """What git format-patch wrote, with our text for its markers."""
-    text = own.text.partition("\n\n")[2]
-    end = SHORTLOG.search(text)
-    blurb = text[:end.start()].rstrip("\n") if end else text
-    return (blank.replace("*** SUBJECT HERE ***", own.subject)
-            .replace("*** BLURB HERE ***", f"{blurb}\n\nThe last patch has the tests of all this.  Applies to {base}.\n\n{measured}"))
+    if own.cover is None:
+        raise BadInput(f"{own.where} has no cover letter")
+    (counts, counts_on), (rates, rates_on) = quoted(config, "bench"), quoted(config, "scale")
+    base, blurb = config.base_facts, SHORTLOG.split(own.cover.changelog)[0].strip("\n")
+    text = template.render("cover.txt", blurb=blurb, base=f"Linux {base.tested} ({base.package})",
+                           counts=counts, counts_on=counts_on, rates=rates, rates_on=rates_on)
+    return (blank.replace("*** SUBJECT HERE ***", own.cover.subject)
+            .replace("*** BLURB HERE ***", text.rstrip("\n")))
 
 
-def base_in_words():
-    facts = arch_.read_facts(ROOT / "kernel-patches" / run.knob("BASE") / "base")
-    return f"Linux {facts['tested']} ({facts['package']})"
+def addressed(tree: pathlib.Path, diff: pathlib.Path) -> list[str]:
+    """To those who maintain what the series changes; reviewers and lists get copies."""
+    diff.write_text(git(tree, "diff", "origin/base", "HEAD") + "\n")
+    people = patchcheck.addresses(tree, diff, "--no-l", "--no-r")
+    others = patchcheck.addresses(tree, diff, "--no-m")
+    return [*(f"--to={one}" for one in people),
+            *(f"--cc={one}" for one in others if one not in people)]
 
 
-def commit(tree, author):
-    name, _, address = author.partition(" <")
-    identity = ["-c", f"user.name={name}", "-c", f"user.email={address.rstrip('>')}"]
-    # Whatever .gitignore says: nothing has been built here.
-    git(tree, "add", "-Af")
-    git(tree, *identity, "commit", "-q", "-m", f"{SUBJECT}\n{CHANGELOG}Signed-off-by: {author}")
-
-
-def earlier_head(tree, where, place):
-    """The head of the revision before, in this tree."""
-    series = series_.load(where, run.knob("BASE"), place)
+def applied(tree: pathlib.Path, mails: Series) -> str:
+    """What git am makes of the base, as a commit beside this tree's own."""
     head = git(tree, "rev-parse", "HEAD")
     git(tree, "checkout", "-q", "--detach", "origin/base")
-    for patch in series.patches:
-        git(tree, "-c", "user.name=a", "-c", "user.email=a@localhost", "am", "--quiet", str(patch.path.resolve()))
+    git(tree, "am", "--quiet", *(str(patch.path.resolve()) for patch in mails.patches))
     found = git(tree, "rev-parse", "HEAD")
     git(tree, "checkout", "-q", "--detach", head)
     return found
 
 
-def apply(directory, series, tree):
-    done = subprocess.run([str(ROOT / "kernel-patches" / "apply"), str(directory), series, run.knob("CACHE"), str(tree)],
-                          capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BadInput(done.stderr.strip().splitlines()[-1])
+def compared(config: Config, tree: pathlib.Path, place: pathlib.Path) -> list[str]:
+    """With the revision before."""
+    if not config.against:
+        return []
+    earlier = series_.load(config.against, config.base, place)
+    return [f"--range-diff={applied(tree, earlier)}", "--creation-factor=60"]
 
 
-def addressed(tree, diff):
-    """git format-patch's options: to those who maintain what the series changes; reviewers and lists get copies."""
-    diff.write_text(git(tree, "diff", "origin/base", "HEAD") + "\n")
-    people = static.addresses(tree, diff, "--no-l", "--no-r")
-    return [*(f"--to={one}" for one in people), *(f"--cc={one}" for one in static.addresses(tree, diff, "--no-m") if one not in people)]
+def write(config: Config, out: pathlib.Path, scratch: pathlib.Path) -> None:
+    base, tree = config.base_facts.directory, scratch / "tree"
+    own = series_.read(base, str(base))
+    images.apply(config, base, "patched", tree)
+    commit_tests(tree, own.patches[-1].author)
+    subprocess.run(["git", "-C", str(tree), "format-patch", "-q", f"-v{config.v}", "-o", str(out),
+                    "--cover-letter", "--base=origin/base", "--thread", "--signature=2.39",
+                    *compared(config, tree, scratch / "against"),
+                    *addressed(tree, scratch / "diff"), "origin/base"],
+                   check=True, capture_output=True, env={**git_.environment(), **SENDER})
+    letter = next(out.glob("v*-0000-*"))
+    letter.write_text(cover(config, letter.read_text(), own))
+    prove(config, out, tree, scratch / "mails")
 
 
-def prove(out, tested, whole, scratch):
-    """git am of what was written, on the base, has to give these two trees."""
-    shutil.copy(ROOT / "kernel-patches" / run.knob("BASE") / "base", scratch)
-    for path in out.glob("*.patch"):  # as apply wants them named
-        shutil.copy(path, scratch / re.sub(r"^v\d+-", "", path.name))
-    apply(scratch, "patched", scratch / "linux")
-    found = [git(scratch / "linux", "rev-parse", f"{commit}^{{tree}}") for commit in ("HEAD^", "HEAD")]
-    if found != [tested, whole]:
-        raise BadInput(f"{out}: git am of it gives {found}, not {tested} and {whole}")
+def prove(config: Config, out: pathlib.Path, tree: pathlib.Path, place: pathlib.Path) -> None:
+    """git am of what was written has to give the tree that is tested, and it with the tests."""
+    again = applied(tree, series_.load(str(out), config.base, place))
+    wanted, found = (git(tree, "rev-parse", f"{head}^^{{tree}}", f"{head}^{{tree}}")
+                     for head in ("HEAD", again))
+    if found != wanted:
+        raise BadInput(f"{out}: git am of it gives {found.split()}, not {wanted.split()}")
 
 
-def outgoing(argv):
-    version = int(argv[0]) if argv and argv[0].isdecimal() else 0
-    if not version:
+def series(config: Config) -> int:
+    if not (config.v.isdecimal() and int(config.v)):
         raise BadInput("make series: say V=n, the number of this revision")
-    base = ROOT / "kernel-patches" / run.knob("BASE")
-    own, out = series_.read(base, str(base)), pathlib.Path(run.knob("O")).resolve() / "outgoing"
-    shutil.rmtree(out, ignore_errors=True)
-    final, out = out, out.with_suffix(".new")  # it gets its name when it is proven
-    shutil.rmtree(out, ignore_errors=True)
+    images.build(dataclasses.replace(config, v="0"))
+    final = pathlib.Path(config.o).resolve() / "outgoing"
+    out = final.with_suffix(".new")  # it gets its name when it is proven
+    for place in (final, out):
+        shutil.rmtree(place, ignore_errors=True)
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
-        scratch = pathlib.Path(name)
-        tree = scratch / "tree"
-        apply(base, "patched", tree)
-        tested = git(tree, "rev-parse", "HEAD^{tree}")
-        written = add_tests(tree)
-        commit(tree, str(own.patches[-1].message["from"]))
-        if set(git(tree, "diff", "--name-only", "HEAD^", "HEAD").split()) != written:
-            raise BadInput(f"{tree}: the last commit is not the tests alone, or not all of them")
-        options = [f"--range-diff={earlier_head(tree, run.knob('AGAINST'), scratch / 'against')}"] if run.knob("AGAINST") else []
-        options += ["--creation-factor=60"] if options else []
-        options += addressed(tree, scratch / "diff")
-        git(tree, "-c", "user.name=KVM fast-only project", "-c", "user.email=kvm-fast-only@project.invalid", "format-patch", "-q", f"-v{version}",
-            "--cover-letter", "--base=origin/base", "--thread", "--signature=2.39", "-o", str(out), *options, "origin/base")
-        letter = next(out.glob(f"v{version}-0000-*"))
-        letter.write_text(cover(letter.read_text(), own.cover, figures(), base_in_words()))
-        (scratch / "proof").mkdir()
-        prove(out, tested, git(tree, "rev-parse", "HEAD^{tree}"), scratch / "proof")
-    out = out.rename(final)
-    print(f"  {out}: {len(list(out.glob('*.patch'))) - 1} patches and a cover letter; git am of them gives the tree that is tested, and the tests")
+        write(config, out, pathlib.Path(name))
+    out.rename(final)
+    print(f"  {final}: {len(list(final.glob('*.patch'))) - 1} patches and a cover letter; git am "
+          "of them gives the tree that is tested, and the tests")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run.main(outgoing, sys.argv[1:]))

@@ -1,83 +1,128 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is said of a patch without booting it: style, sign-off, documentation, warnings.
 
-Each check is a function of (tree, patch, ...) that returns [(status, what is wrong)]:
-"pass" is an empty list, "skip" says what is missing here.
+A check returns what is wrong, a text each; BadInput if the tool that it calls has died.
 """
+import functools
 import os
 import pathlib
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ci.facts.arch import BadInput
+from ci import config as config_
+from ci.build import images
+from ci.build.cache import Cache
+from ci.build.files import digest, first_line, sha256
+from ci.config import Config
+from ci.facts.arch import Arch
+from ci.facts.text import BadInput
+from ci.judge.check import Check, Status
+from ci.revision.series import Patch, Series
+from ci.revision.states import Tree
 
-# Complaints of checkpatch that are not about the patch; kernel-patches/check has the reason.
+# Complaints of checkpatch that are not about the patch.  UNKNOWN_COMMIT_ID: the base is a
+# tarball, which has no history to look up.
 IGNORE = "UNKNOWN_COMMIT_ID"
-COMPLAINT = re.compile(r"^(ERROR|WARNING|CHECK):(.*)")
-WARNING = re.compile(r"(?:\.\./)*(?P<file>[\w./+-]+?):\d+(?::\d+)?: (?P<text>(?:warning|error): .*)")
+COMPLAINT = re.compile(r"(ERROR|WARNING|CHECK):")
+WARNING = re.compile(r"(?:\.\./)*(?P<file>[\w./+-]+?):\d+(?::\d+)?: "
+                     r"(?P<text>(?:warning|error): .*)")
 # Docutils and sphinx say it in capitals.
 DOC_WARNING = re.compile(r"(?P<file>\S+?):(?:\d+:)? (?P<text>(?:WARNING|ERROR|CRITICAL): .*)")
+WERROR = re.compile(r"^(CONFIG_\w*WERROR)=y$", re.MULTILINE)
+CODE = (".c", ".h")
+# The checks themselves are an input of what they say.
+MINE = pathlib.Path(__file__)
+# What a tool says of files, and which of them it could not look at
+Said = dict[str, list[str]]
 
 
-def output_of(*argv, cwd=None, stdin="", environment=None):
+def output_of(*argv: str, cwd: pathlib.Path | None = None, **environment: str) -> tuple[int, str]:
     """(exit status, all that it said)"""
-    done = subprocess.run(argv, cwd=cwd, input=stdin, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          check=False, env=environment)
+    done = subprocess.run(argv, cwd=cwd, text=True, errors="replace", stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False,
+                          env=config_.environment(**environment))
     return done.returncode, done.stdout
 
 
-def checkpatch(tree, patch):
+def refuse(tool: str, status: int, said: str) -> BadInput:
+    return BadInput(f"{tool} failed with status {status}: {said.strip()[-200:]}")
+
+
+def checks(status: Status, *texts: str) -> list[Check]:
+    return [Check(status, text) for text in texts]
+
+
+# --- of a patch alone ---
+
+def checkpatch(tree: pathlib.Path, patch: Patch) -> list[str]:
     # Without git: a patch that is tracked, as these are here, is taken for a source file.
-    status, said = output_of("perl", f"{tree}/scripts/checkpatch.pl", f"--root={tree}", "--strict", "--terse", "--no-summary", "--ignore", IGNORE,
-                             str(patch.path), environment={**os.environ, "GIT_DIR": "none"})
+    status, said = output_of("perl", f"{tree}/scripts/checkpatch.pl", f"--root={tree}", "--strict",
+                             "--terse", "--no-summary", "--ignore", IGNORE, str(patch.path),
+                             GIT_DIR="none")
     found = [line.partition(": ")[2] or line for line in said.splitlines() if line.strip()]
-    if status not in (0, 1) or status and not any(re.match(r"(ERROR|WARNING|CHECK):", line) for line in found):
-        return [("harness", f"checkpatch.pl failed with status {status}: {' '.join(found[:1])}")]
-    return [("fail", line) for line in found]
+    if status not in (0, 1) or status and not any(map(COMPLAINT.match, found)):
+        raise refuse("checkpatch.pl", status, said)
+    return found
 
 
-def signed_off(_, patch):
-    """From has to sign off, last: who posts the series answers for it."""
-    author = str(patch.message["from"])
-    signers = re.findall(r"^Signed-off-by: (.*)$", patch.text.partition("\n---\n")[0], re.MULTILINE)
-    if author not in signers:
-        return [("fail", f"From: {author} has not signed it off")]
-    return []
+def signed_off(_: pathlib.Path, patch: Patch) -> list[str]:
+    signers = re.findall(r"^Signed-off-by: (.*)$", patch.changelog, re.MULTILINE)
+    return [] if patch.author in signers else [f"From: {patch.author} has not signed it off"]
 
 
-def subject_form(_, patch):
-    subject = patch.subject
-    if not re.match(r"[\w/+:. -]+: \S", subject):
-        return [("fail", f"the subject names no subsystem: {subject}")]
-    return [("fail", "the subject ends with a full stop")] if subject.endswith(".") else []
+def subject_form(_: pathlib.Path, patch: Patch) -> list[str]:
+    if not re.match(r"[\w/+:. -]+: \S", patch.subject):
+        return [f"the subject names no subsystem: {patch.subject}"]
+    return ["the subject ends with a full stop"] if patch.subject.endswith(".") else []
 
 
-def addresses(tree, diff, *kinds):
+def addresses(tree: pathlib.Path, diff: pathlib.Path, *kinds: str) -> list[str]:
     """Whom this tree's MAINTAINERS names for a patch; kinds: get_maintainer.pl's options."""
-    status, said = output_of("perl", "scripts/get_maintainer.pl", "--no-git", "--no-git-fallback", "--no-rolestats", *kinds, str(diff.resolve()), cwd=tree)
+    status, said = output_of("perl", "scripts/get_maintainer.pl", "--no-git", "--no-git-fallback",
+                             "--no-rolestats", *kinds, str(diff.resolve()), cwd=tree)
     found = [line for line in said.splitlines() if "@" in line]
     if status or not found:
         raise BadInput(f"get_maintainer.pl names nobody: {said.strip()[:200]}")
     return found
 
 
-def recipients(tree, patch):
-    """There has to be a person to send it to, besides the lists, of which some stand where a person should."""
+def recipients(tree: pathlib.Path, patch: Patch) -> list[str]:
+    """A person has to be among them: some entries have a list where a person should be."""
     try:
-        people = [one for one in addresses(tree, patch.path, "--no-l") if "@vger.kernel.org" not in one and "@lists." not in one]
+        found = addresses(tree, patch.path, "--no-l")
     except BadInput as error:
-        return [("fail", str(error))]
-    return [] if people else [("fail", "get_maintainer.pl names lists alone")]
+        return [str(error)]
+    people = [one for one in found if "@vger.kernel.org" not in one and "@lists." not in one]
+    return [] if people else ["get_maintainer.pl names lists alone"]
 
 
-OF_PATCH = {"checkpatch": checkpatch, "sign-off": signed_off, "subject": subject_form, "maintainers": recipients}
+OF_PATCH: dict[str, Callable[[pathlib.Path, Patch], list[str]]] = {
+    "checkpatch": checkpatch, "sign-off": signed_off, "subject": subject_form,
+    "maintainers": recipients}
 
 
-def grown(before, after):
+def cover_letter(series: Series, base_commit: str) -> list[str]:
+    """What is wrong with the whole series as mail."""
+    if series.cover is None:
+        return ["no cover letter"] if len(series.patches) > 1 else []
+    text, found = series.cover.text, []
+    if f"base-commit: {base_commit}" not in text:
+        found.append(f"no base-commit: {base_commit}, which is what it was applied to")
+    if "*** BLURB HERE ***" in text or "*** SUBJECT HERE ***" in text:
+        found.append("the cover letter has no text")
+    numbers = [patch.number for patch in series.patches]
+    if numbers != list(range(1, len(numbers) + 1)):
+        found.append(f"patches are numbered {numbers}")
+    return found
+
+
+# --- of a tree before and after it ---
+
+def grown(before: Iterable[str], after: Iterable[str]) -> list[str]:
     """What is said after and was not before, by file, whatever the line."""
-    left = list(before)
-    new = []
+    left, new = list(before), []
     for line in after:
         if line in left:
             left.remove(line)
@@ -86,111 +131,147 @@ def grown(before, after):
     return new
 
 
-def warnings_in(text, files, pattern=WARNING):
+def warnings_in(text: str, files: Sequence[str],
+                pattern: re.Pattern[str] = WARNING) -> list[str]:
     """["file: text"], without line numbers, of these files."""
     found = []
-    for line in text.splitlines():
-        match = pattern.search(line)
-        if match:
-            name = os.path.normpath(match["file"])
-            mine = [f for f in files if name == f or name.endswith(f"/{f}")]
-            found += [f"{mine[0]}: {match['text']}"] if mine else []
+    for match in filter(None, map(pattern.search, text.splitlines())):
+        name = os.path.normpath(match["file"])
+        mine = [f for f in files if name == f or name.endswith(f"/{f}")]
+        found += [f"{mine[0]}: {match['text']}"] if mine else []
     return sorted(found)
 
 
-def kernel_doc(tree, files):
-    """Its warnings on files, as they are in the tree now."""
-    files = [f for f in files if f.endswith((".c", ".h")) and (pathlib.Path(tree) / f).exists()]
-    if not files:
-        return {"warnings": [], "left": []}
-    status, said = output_of("perl", "scripts/kernel-doc", "-none", *files, cwd=tree)
-    if status and not warnings_in(said, files):
-        raise BadInput(f"scripts/kernel-doc failed with status {status}: {said.strip()[:200]}")
-    return {"warnings": warnings_in(said, files), "left": []}
+def kernel_doc(tree: pathlib.Path, files: Sequence[str]) -> Said:
+    there = [name for name in files if name.endswith(CODE) and (tree / name).exists()]
+    if not there:
+        return {"warnings": [], "not_compiled": []}
+    status, said = output_of("perl", "scripts/kernel-doc", "-none", *there, cwd=tree)
+    found = warnings_in(said, there)
+    if status and not found:
+        raise refuse("scripts/kernel-doc", status, said)
+    return {"warnings": found, "not_compiled": []}
 
 
-def documentation(tree, files, place):
-    """Sphinx' warnings on the documents among files, each built alone; None without Sphinx."""
-    if not shutil.which("sphinx-build"):
-        return None
-    found = []
+def documentation(tree: pathlib.Path, files: Sequence[str], place: pathlib.Path) -> Said:
+    """Sphinx' warnings on the documents among files, each built alone."""
+    found, source = [], place / "rst"
     for name in (f for f in files if f.startswith("Documentation/") and f.endswith(".rst")):
-        source = pathlib.Path(place) / "rst"
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir(parents=True)
-        shutil.copy(pathlib.Path(tree) / name, source / "index.rst")
+        shutil.copy(tree / name, source / "index.rst")
         (source / "conf.py").write_text("extensions = []\n")
-        status, said = output_of("sphinx-build", "-q", "-E", "-b", "html", str(source), str(source / "html"),
-                            environment={**os.environ, "LC_ALL": "C.UTF-8"})
+        status, said = output_of("sphinx-build", "-q", "-E", "-b", "html", str(source),
+                                 str(source / "html"), LC_ALL="C.UTF-8")
         if status:
-            raise BadInput(f"sphinx-build of {name} failed with status {status}: {said.strip()[-200:]}")
-        found += [f"{name}: {w.partition(': ')[2]}" for w in warnings_in(said, ["index.rst"], DOC_WARNING)]
-    return {"warnings": found, "left": []}
+            raise refuse(f"sphinx-build of {name}", status, said)
+        found += [f"{name}: {line.partition(': ')[2]}"
+                  for line in warnings_in(said, ["index.rst"], DOC_WARNING)]
+    return {"warnings": found, "not_compiled": []}
 
 
-def compiled_here(files, kernel_arch):
-    """Those of a patch's files that a kernel of this architecture compiles."""
-    return [f for f in files if f.endswith(".c") and not f.startswith(("tools/", "samples/"))
-            and (not f.startswith("arch/") or f.startswith(f"arch/{kernel_arch}/"))]
+# --- what is compiled ---
 
-
-def built_here(files, kernel_arch):
+def built_here(files: Iterable[str], arch: Arch) -> list[str]:
     """Those that a kernel of this architecture is made of: headers and Kconfig as well."""
     return [f for f in files if not f.startswith(("tools/", "samples/", "Documentation/"))
-            and (not f.startswith("arch/") or f.startswith(f"arch/{kernel_arch}/"))]
+            and (not f.startswith("arch/") or f.startswith(f"arch/{arch.kernel_arch}/"))]
 
 
-def directories(files, kernel_arch):
+def compiled_here(files: Iterable[str], arch: Arch) -> list[str]:
+    return [f for f in built_here(files, arch) if f.endswith(".c")]
+
+
+def foreign(files: Iterable[str], archs: Iterable[Arch]) -> list[str]:
+    """Those that nobody compiles here."""
+    here = [arch.kernel_arch for arch in archs]
+    return [f for f in files if f.startswith("arch/") and f.endswith((*CODE, ".S"))
+            and f.split("/")[1] not in here]
+
+
+def directories(files: Iterable[str], arch: Arch) -> list[str]:
     """What to ask kbuild for: KVM's generic code is built with the architecture's."""
-    return sorted({f"arch/{kernel_arch}/kvm/" if f.startswith(("virt/kvm/", f"arch/{kernel_arch}/kvm/")) else str(pathlib.PurePath(f).parent) + "/"
+    kvm = f"arch/{arch.kernel_arch}/kvm/"
+    return sorted({kvm if f.startswith(("virt/kvm/", kvm)) else f"{os.path.dirname(f)}/"
                    for f in files})
 
 
-def foreign(files, kernel_archs):
-    """Those that nobody compiles here."""
-    return [f for f in files if f.startswith("arch/") and f.endswith((".c", ".h", ".S")) and f.split("/")[1] not in kernel_archs]
+def compile_again(config: Config, arch: Arch, tree: pathlib.Path, files: Sequence[str],
+                  kernel_config: str, tools: Sequence[str]) -> Said:
+    """Compile these files with W=1, and with sparse if @tools asks for it.
 
-
-def cover_letter(series, base_commit):
-    """What is wrong with the whole series as mail."""
-    if series.cover is None:
-        return [("fail", "no cover letter")] if len(series.patches) > 1 else []
-    text, found = series.cover.text, []
-    if f"base-commit: {base_commit}" not in text:
-        found.append(("fail", f"no base-commit: {base_commit}, which is what it was applied to"))
-    if "*** BLURB HERE ***" in text or "*** SUBJECT HERE ***" in text:
-        found.append(("fail", "the cover letter has no text"))
-    numbers = [patch.number for patch in series.patches]
-    if numbers != list(range(1, len(numbers) + 1)):
-        found.append(("fail", f"patches are numbered {numbers}"))
-    return found
-
-
-def kernel_make(tree, objects, arch, prefix, *arguments):
-    cache = os.environ.get("CACHE", "")
-    return output_of("make", "-s", f"-j{os.cpu_count()}", "-C", str(tree), f"O={objects}", f"ARCH={arch}", f"CROSS_COMPILE={prefix}",
-                     f"CC=ccache {prefix}gcc", "HOSTCC=ccache gcc", "LOCALVERSION=-check", *arguments,
-                     environment={**os.environ, "CCACHE_DIR": f"{cache}/ccache", "MAKEFLAGS": ""})
-
-
-WERROR = re.compile(r"^(CONFIG_\w*WERROR)=y$", re.MULTILINE)
-
-
-def compile_again(tree, objects, arch, prefix, files, tools):
-    """{"warnings": [...], "left": [...]} of compiling these files with W=1, and with sparse if @tools asks for it.
-
-    A warning is not made an error here, and a failure is one more of them; left: files
-    that have no object, since the configuration does not compile them.
+    A warning is not made an error here, and a failure is one more of them.  A file without an
+    object is not compiled in this configuration.
     """
-    config = pathlib.Path(tree) / objects / ".config"
-    config.write_text(WERROR.sub(r"# \1 is not set", config.read_text()))
-    command = (tree, objects, arch, prefix, "W=1", *tools, *directories(files, arch))
-    status, said = kernel_make(*command)
-    for path in (pathlib.Path(tree) / name for name in files):
-        if path.exists() and not status:
-            os.utime(path)
+    objects = tree / f"out-{arch.name}-w1"
+    objects.mkdir(exist_ok=True)
+    (objects / ".config").write_text(WERROR.sub(r"# \1 is not set", kernel_config))
+
+    def make() -> tuple[int, str]:
+        return images.kernel_make(config, arch, tree, objects.name, "W=1", *tools,
+                                  *directories(files, arch))
+    status, said = make()
     if not status:
-        status, said = kernel_make(*command)
+        for path in (tree / name for name in files if (tree / name).exists()):
+            os.utime(path)
+        status, said = make()
     found = warnings_in(said, files) + [f"{files[0]}: error: make W=1 failed"] * bool(status)
-    left = [f for f in files if not status and not (pathlib.Path(tree) / objects / f).with_suffix(".o").exists()]
-    return {"warnings": found, "left": left}
+    left = [] if status else [f for f in files if not (objects / f).with_suffix(".o").exists()]
+    return {"warnings": found, "not_compiled": left}
+
+
+# --- kept by content ---
+
+class Static:
+    """What needs no boot, by tool."""
+
+    def __init__(self, config: Config, tree: Tree, cache: Cache):
+        self.config, self.tree, self.cache = config, tree, cache
+
+    def of_patch(self, patch: Patch) -> Iterator[tuple[str, list[Check]]]:
+        """All that needs no architecture."""
+        tree, files = self.tree.path, patch.files
+        scripts = self.tree.identity(patch.number, "scripts", "MAINTAINERS",
+                                     ".get_maintainer.ignore")
+        self.tree.go_to(patch.number)
+        for tool, function in OF_PATCH.items():
+            said = self.cache.once("static", [tool, patch.text, scripts, sha256(MINE)],
+                                   functools.partial(function, tree, patch))
+            yield tool, checks(Status.FAIL, *said)
+        unknown = foreign(files, self.config.archs)
+        if unknown:
+            yield "other architectures", checks(Status.NOT_CHECKED,
+                                                f"not compiled: {' '.join(unknown)}")
+        if any(name.endswith(CODE) for name in files):
+            yield "kernel-doc", self.grown("kernel-doc", patch, [],
+                                           lambda: kernel_doc(tree, files))
+        if any(name.startswith("Documentation/") for name in files):
+            sphinx = shutil.which("sphinx-build")
+            yield "docs", (self.grown("docs", patch, [first_line(sphinx, "--version")],
+                                      lambda: documentation(tree, files, tree.parent))
+                           if sphinx else checks(Status.NOT_CHECKED, "docs is not installed"))
+
+    def warnings(self, arch: Arch, patch: Patch,
+                 kernel: pathlib.Path) -> Iterator[tuple[str, list[Check]]]:
+        """W=1 and sparse over the files that the patch changes."""
+        files, sparse = compiled_here(patch.files, arch), shutil.which("sparse")
+        text = images.Image(kernel).config.read_text()
+        inputs = [arch.name, images.toolchain(self.config, arch).version, digest(text),
+                  first_line("sparse", "--version") if sparse else ""]
+        tool, tools = ("W=1, sparse", ["C=1"]) if sparse else ("W=1", [])
+        if files:
+            yield tool, self.grown(tool, patch, inputs, lambda: compile_again(
+                self.config, arch, self.tree.path, files, text, tools))
+
+    def grown(self, tool: str, patch: Patch, inputs: Sequence[str],
+              function: Callable[[], Said]) -> list[Check]:
+        """What a tool says after a patch and did not say before it."""
+        def ask(place: int) -> Said:
+            self.tree.go_to(place)
+            return function()
+        before, after = (self.cache.once("warnings", [
+            tool, self.tree.identity(place), patch.files, sha256(MINE), *inputs],
+            functools.partial(ask, place)) for place in (patch.number - 1, patch.number))
+        left = [f"{name} is not compiled in this configuration" for name in after["not_compiled"]]
+        return (checks(Status.FAIL, *grown(before["warnings"], after["warnings"]))
+                + checks(Status.NOT_CHECKED, *left))

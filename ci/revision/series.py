@@ -1,154 +1,196 @@
 # SPDX-License-Identifier: GPL-2.0
-"""A series of patches, from wherever a revision of it is: a directory, git, a mailbox."""
-import contextlib
+"""A series of patches, from wherever a revision of it is: a directory, git, a mailbox.
+
+git reads the mail: author, subject and text are those that git am takes.
+"""
 import dataclasses
-import email
-import email.policy
+import functools
 import hashlib
-import mailbox
 import pathlib
 import re
 import shutil
 import subprocess
-import tarfile
 import tempfile
 
-from ci.facts.arch import ROOT, BadInput
+from ci.build import git as git_
 from ci.build.git import git
+from ci.facts.text import ROOT, BadInput
 
-SUBJECT = re.compile(r"\[[^\]]*PATCH(?P<tag>[^\]]*?)(?:\s+(?P<number>\d+)/(?P<total>\d+))?\]\s*(?P<subject>.*)", re.DOTALL)
-VERSION = re.compile(r"\bv(\d+)\b")
+# As git format-patch names them, with -v or without
+NAME = re.compile(r"(?:v(?P<version>\d+(?:\.\d+)*)-)?(?P<rest>(?P<number>\d{4})-.*\.patch)")
+# [PATCH v2 1/3], [RFC][PATCH 1/3 RESEND], [PATCHv2], [EXTERNAL] [patch V2 01/15]
+PREFIX = re.compile(r"(?:\[[^\]]*\]\s*)*")
+NUMBER = re.compile(r"(?<![\d.])(\d+)/\d+(?![\d.])")
+VERSION = re.compile(r"(?:\b|patch)v(\d+)\b", re.IGNORECASE)
+REPLY = re.compile(r"(?:re|aw|fwd?)\s*:", re.IGNORECASE)
+MESSAGE_ID = re.compile(r"^Message-I[Dd]: (.*)\n\Z", re.MULTILINE)
+DIFF = re.compile(rb"^(?:diff |\+\+\+ )", re.MULTILINE)
+# A line of git range-diff
+MOVED = re.compile(r"\s*(?:\d+|-):\s+\S+ (?P<mark>[=!<>]) \s*(?P<new>\d+|-):\s+\S+ (?P<subject>.*)")
+WORDS = {"=": "same", "!": "changed", ">": "new", "<": "dropped"}
 
 
-def header(text):
-    return email.message_from_string(text, policy=email.policy.default)
+def ask_about(path: pathlib.Path, *argv: str) -> str:
+    """What git says of a file, which is in any character set."""
+    with open(path, "rb") as stream:
+        done = subprocess.run(["git", *argv], stdin=stream, capture_output=True, text=True,
+                              errors="replace", check=False, env=git_.environment())
+    if done.returncode:
+        raise BadInput(f"{path}: git {argv[0]}: {done.stderr.strip()}")
+    return done.stdout
 
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    number: int    # from 1, in the order in which they apply; 0 is the cover letter
+    number: int      # from 1, in the order in which they apply; 0 is the cover letter
     path: pathlib.Path
+    title: str       # the subject, with the brackets before it
+    author: str
+    date: str
+    message_id: str  # or "": git format-patch names none without --thread
+    changelog: str
+    diff: bytes      # with the text around it
 
     @property
-    def text(self):
+    def prefix(self) -> str:
+        match = PREFIX.match(self.title)
+        return match[0] if match else ""
+
+    @property
+    def subject(self) -> str:
+        return self.title.removeprefix(self.prefix)
+
+    @property
+    def text(self) -> str:
         return self.path.read_text(errors="replace")
 
     @property
-    def message(self):
-        return header(self.text)
-
-    @property
-    def subject(self):
-        match = SUBJECT.fullmatch(" ".join(self.message["subject"].split()))
-        return match["subject"] if match else self.message["subject"]
-
-    @property
-    def message_id(self):
-        """As its sender named it, or "": git format-patch names none without --thread."""
-        return (self.message["message-id"] or "").strip()
-
-    @property
-    def files(self):
+    def files(self) -> list[str]:
         """What it changes, relative to the kernel's tree."""
-        return list(dict.fromkeys(re.findall(r"^\+\+\+ b/(\S+)", self.text, re.MULTILINE)))
+        found = re.findall(rb"^\+\+\+ b/(\S+)", self.diff, re.MULTILINE)
+        return list(dict.fromkeys(name.decode(errors="replace") for name in found))
+
+    @functools.cached_property
+    def ident(self) -> str:
+        """git's stable patch-id, which survives a change of line numbers and of the changelog."""
+        return ask_about(self.path, "patch-id", "--stable").partition(" ")[0]
 
     @property
-    def ident(self):
-        """git's own stable patch-id, which survives a change of line numbers and of the changelog."""
-        done = subprocess.run(["git", "patch-id", "--stable"], input=self.text, text=True, capture_output=True, check=True)
-        return done.stdout.partition(" ")[0]
+    def plain(self) -> bytes:
+        """The mail, without what it was wrapped in on its way."""
+        heads = {"From": self.author, "Date": self.date, "Message-ID": self.message_id,
+                 "Subject": self.title, "Content-Type": "text/plain; charset=UTF-8",
+                 "Content-Transfer-Encoding": "8bit"}
+        lines = [f"From {'0' * 40} Mon Sep 17 00:00:00 2001",
+                 *(f"{name}: {text}" for name, text in heads.items() if text), "", self.changelog]
+        rule = b"" if not self.diff or self.diff.startswith(b"---\n") else b"---\n"
+        return "\n".join(lines).encode() + rule + self.diff
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
     where: str       # as it was asked for
     directory: pathlib.Path
-    patches: tuple
-    cover: Patch = None
+    patches: tuple[Patch, ...]
+    cover: Patch | None = None
 
     @property
-    def patchset_hash(self):
+    def first(self) -> Patch:
+        """What an answer to the series replies to."""
+        return self.cover or self.patches[0]
+
+    @property
+    def patchset_hash(self) -> str:
         """KCIDB's: of the hashes of the patches, in order."""
-        sums = "".join(hashlib.sha256(patch.path.read_bytes()).hexdigest() + "\n" for patch in self.patches)
-        return hashlib.sha256(sums.encode()).hexdigest()
+        sums = (hashlib.sha256(patch.path.read_bytes()).hexdigest() for patch in self.patches)
+        return hashlib.sha256("".join(f"{one}\n" for one in sums).encode()).hexdigest()
 
     @property
-    def version(self):
-        match = VERSION.search(re.match(r"\[.*?\]|", self.cover.message["subject"])[0]) if self.cover else None
+    def version(self) -> int:
+        match = VERSION.search(self.first.prefix)
         return int(match[1]) if match else 1
 
 
-NAME = re.compile(r"(?:v\d+-)?(\d{4})-.*\.patch")
+def parse(path: pathlib.Path, number: int = 0) -> Patch:
+    with tempfile.TemporaryDirectory() as name:
+        message, diff = pathlib.Path(name, "message"), pathlib.Path(name, "diff")
+        said = ask_about(path, "mailinfo", "-k", "-m", "--quoted-cr=strip", str(message), str(diff))
+        info = dict(line.partition(": ")[::2] for line in said.splitlines())
+        text, data = message.read_text(errors="replace"), diff.read_bytes()
+    message_id = MESSAGE_ID.search(text)
+    return Patch(number, path, " ".join(info.get("Subject", "").split()),
+                 f"{info.get('Author', '')} <{info.get('Email', '')}>", info.get("Date", ""),
+                 message_id[1].strip() if message_id else "", MESSAGE_ID.sub("", text), data)
 
 
-def read(directory, where):
-    found = [Patch(int(match[1]), path) for path in sorted(directory.iterdir()) if (match := NAME.fullmatch(path.name))]
-    if not any(patch.number for patch in found):
+def read(directory: pathlib.Path, where: str) -> Series:
+    found = [parse(path, int(match["number"])) for path in sorted(directory.iterdir())
+             if (match := NAME.fullmatch(path.name))]
+    patches = tuple(patch for patch in found if patch.number)
+    if not patches:
         raise BadInput(f"{where}: no patches there")
     for patch in found:
-        if not patch.message["subject"]:
+        if not patch.title:
             raise BadInput(f"{patch.path}: no Subject: line; git format-patch writes one")
         if patch.number and not patch.ident:
             raise BadInput(f"{patch.path}: no diff in it")
-    cover = next((patch for patch in found if not patch.number), None)
-    return Series(where, directory, tuple(patch for patch in found if patch.number), cover)
+    return Series(where, directory, patches, next((p for p in found if not p.number), None))
 
 
-def from_git(where, base, place):
+def from_directory(source: pathlib.Path, place: pathlib.Path) -> None:
+    """The newest version of those that are there, under the names that apply wants."""
+    names = {path: NAME.fullmatch(path.name) for path in source.glob("*.patch")}
+
+    def version(match: re.Match[str] | None) -> list[int]:
+        return [int(word) for word in (match["version"] or "1").split(".")] if match else []
+    newest: list[int] = max(map(version, names.values()), default=[])
+    for path, match in names.items():
+        if not match or version(match) == newest:
+            shutil.copy(path, place / (match["rest"] if match else path.name))
+
+
+def from_git(where: str, base: str, place: pathlib.Path) -> None:
     """kernel-patches/BASE as a revision of this repository has it."""
     try:
         git(ROOT, "rev-parse", "--verify", "--quiet", f"{where}^{{commit}}")
     except BadInput:
-        raise BadInput(f"{where}: neither a directory, nor a mailbox, nor a revision of this repository") from None
-    with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
+        raise BadInput(f"{where}: neither a directory, nor a mailbox, nor a revision of this "
+                       "repository") from None
+    with tempfile.TemporaryDirectory() as name:
         try:
-            git(ROOT, "archive", "-o", archive.name, where, f"kernel-patches/{base}")
+            git(ROOT, "archive", "-o", f"{name}/tar", f"{where}:kernel-patches/{base}")
         except BadInput:
             raise BadInput(f"{where} has no kernel-patches/{base}") from None
-        with tarfile.open(archive.name) as tar:
-            for member in tar:
-                if member.isfile():
-                    (place / pathlib.PurePath(member.name).name).write_bytes(tar.extractfile(member).read())
+        shutil.unpack_archive(f"{name}/tar", f"{name}/series", "tar")
+        from_directory(pathlib.Path(name, "series"), place)
 
 
-def plain(message):
-    """A mail as bytes, whatever it was wrapped in on its way."""
-    if (message["content-transfer-encoding"] or "").lower() in ("base64", "quoted-printable") and not message.is_multipart():
-        text = message.get_payload(decode=True)
-        del message["content-transfer-encoding"]
-        message["Content-Transfer-Encoding"] = "8bit"
-        heads = "".join(f"{name}: {value}\n" for name, value in message.items())
-        return b"From git@z Mon Sep 17 00:00:00 2001\n" + heads.encode() + b"\n" + text.replace(b"\r\n", b"\n").rstrip(b"\n") + b"\n"
-    return message.as_bytes(unixfrom=True).rstrip(b"\n") + b"\n"
+def from_mailbox(source: pathlib.Path, place: pathlib.Path) -> None:
+    """As git am takes them, but for replies, and for mail without a number and a diff."""
+    titles: dict[int, str] = {}
+    with tempfile.TemporaryDirectory() as name:
+        git(name, "mailsplit", "-b", f"-o{name}", str(source.resolve()))
+        for patch in map(parse, sorted(pathlib.Path(name).iterdir())):
+            match = NUMBER.search(patch.prefix)
+            if REPLY.match(patch.title) or not (match or DIFF.search(patch.diff)):
+                continue
+            number = int(match[1]) if match else max(titles, default=0) + 1
+            if number in titles:
+                raise BadInput(f"{source}: two mails are patch {number}: {titles[number]} and "
+                               f"{patch.title}")
+            titles[number] = patch.title
+            word = re.sub(r"[^A-Za-z0-9]+", "-", patch.subject)[:52].strip("-")
+            (place / f"{number:04}-{word}.patch").write_bytes(patch.plain)
 
 
-def from_mailbox(path, place):
-    """The patches of a mailbox, as git am takes them; replies are left out."""
-    numbers = {}
-    with contextlib.closing(mailbox.mbox(path, create=False)) as box:
-        messages = list(box)
-    for message in messages:
-        subject = " ".join(str(message["subject"]).split())
-        match = SUBJECT.fullmatch(subject)
-        if not match:
-            continue
-        number = int(match["number"] or 1)
-        if number in numbers:
-            raise BadInput(f"{path}: two mails are patch {number}: {numbers[number]} and {subject}")
-        numbers[number] = subject
-        name = re.sub(r"[^A-Za-z0-9]+", "-", match["subject"])[:52].strip("-")
-        (place / f"{number:04}-{name}.patch").write_bytes(plain(message))
-
-
-def load(where, base, place):
-    """The series at @where, of which a copy is made in @place, a directory, with what names its base."""
+def load(where: str, base: str, place: pathlib.Path) -> Series:
+    """The series, copied to a directory, with the file that names its base."""
     place.mkdir(parents=True, exist_ok=True)
     for old in place.iterdir():
         old.unlink()
     source = pathlib.Path(where)
     if source.is_dir():
-        for path in source.glob("*.patch"):  # make series writes v2-0001-...: apply wants 0001-...
-            shutil.copy(path, place / re.sub(r"^v\d+-(?=\d{4}-)", "", path.name))
+        from_directory(source, place)
     elif source.is_file():
         from_mailbox(source, place)
     else:
@@ -157,17 +199,15 @@ def load(where, base, place):
     return read(place, where)
 
 
-MOVED = re.compile(r"\s*(?P<old>\d+|-):\s+\S+ (?P<mark>[=!<>]) \s*(?P<new>\d+|-):\s+\S+ (?P<subject>.*)")
-WORDS = {"=": "same", "!": "changed", ">": "new", "<": "dropped"}
-
-
-def moved(tree, old, new):
+def moved(tree: pathlib.Path, old: str, new: str) -> list[tuple[int | None, str, str]]:
     """[(number in new or None, word, subject)], by git range-diff of two heads on one base."""
-    said = git(tree, "range-diff", "--no-color", "--no-patch", f"origin/base..{old}", f"origin/base..{new}")
+    said = git(tree, "range-diff", "--no-color", "--no-patch", f"origin/base..{old}",
+               f"origin/base..{new}")
     rows = []
     for line in said.splitlines():
         match = MOVED.fullmatch(line)
         if not match:
             raise BadInput(f"not a line of git range-diff: {line}")
-        rows.append((None if match["new"] == "-" else int(match["new"]), WORDS[match["mark"]], match["subject"]))
+        number = None if match["new"] == "-" else int(match["new"])
+        rows.append((number, WORDS[match["mark"]], match["subject"]))
     return rows

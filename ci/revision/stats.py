@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 """Is B slower than A?  Boots in blocks of A B B A; the statistics are scipy's and statsmodels'.
 
-The unit is a block: what differs within a boot, or drifts from block to block, is no
-evidence.  The test flips signs of the blocks' differences, all 2^n ways, and assumes nothing
-of their distribution; with n blocks its p can't be below 2/2^n, so that several metrics at
-0.05 (Holm) take eight.  The interval, and the smallest change that would have been seen, do
-assume that blocks are normal: where a boot in some is far off, they are rough.
+The unit is a block: what differs within a boot, or drifts from block to block, is no evidence.
+The test flips signs of the blocks' differences, all 2^n ways, and assumes nothing of their
+distribution.  With n blocks its p can't be below 2/2^n: several metrics at 0.05 (Holm) take
+eight.  The interval, and the smallest change that would have been seen, do assume that blocks
+are normal: they are rough where a boot is far off.
 """
 import dataclasses
 import functools
 import itertools
 import math
 import statistics
+from collections.abc import Sequence
 
 import numpy
 from scipy import optimize
@@ -23,58 +24,61 @@ BLOCKS = 8
 ALPHA = 0.05
 # Of a change that is said to have been visible
 POWER = 0.9
+Block = Sequence[float]   # a, b, b, a
 
 
-def sign_flip_p(differences):
+def sign_flip_p(differences: Sequence[float]) -> float:
     """Two-sided p of the mean of paired differences being zero, exact up to 15 pairs."""
     if not any(differences):
         return 1.0
-    done = scipy_stats.permutation_test((numpy.asarray(differences, float),), numpy.mean, vectorized=True, permutation_type="samples",
-                                        n_resamples=9999 if len(differences) > 15 else numpy.inf, random_state=1)
+    done = scipy_stats.permutation_test(
+        (numpy.asarray(differences, float),), numpy.mean, vectorized=True,
+        permutation_type="samples", random_state=1,
+        n_resamples=9999 if len(differences) > 15 else numpy.inf)
     return float(done.pvalue)
 
 
-def check_number(metrics):
+def check_number(metrics: int) -> bool:
     """Whether so many can be found to differ at all."""
     return metrics * 2 / 2 ** BLOCKS < ALPHA
 
 
-def holm(values):
+def holm(values: Sequence[float]) -> list[float]:
     """Adjusted p-values of metrics that were declared in advance."""
-    return [float(p) for p in multipletests(values, alpha=ALPHA, method="holm")[1]] if values else []
+    return list(map(float, multipletests(values, alpha=ALPHA, method="holm")[1])) if values else []
 
 
-def differences(blocks):
-    """Of blocks (a, b, b, a), log(B / A): a change in per cent, nearly."""
+def differences(blocks: Sequence[Block]) -> list[float]:
+    """log(B / A) of each block: a change in per cent, nearly."""
     return [math.log((b1 + b2) / (a1 + a2)) for a1, b1, b2, a2 in blocks]
 
 
-def control(blocks):
+def control(blocks: Sequence[Block]) -> list[float]:
     """The same of A against A."""
     return [math.log(a2 / a1) for a1, _, _, a2 in blocks]
 
 
-def interval(values):
-    """95 % of Student's t of their mean.  (mean, low, high)"""
-    mean = statistics.fmean(values)
-    error = scipy_stats.sem(values)
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """(mean, low, high): 95 % of Student's t of their mean."""
+    mean, error = statistics.fmean(values), scipy_stats.sem(values)
     if not error:
         return mean, mean, mean
     low, high = scipy_stats.t.interval(1 - ALPHA, len(values) - 1, loc=mean, scale=error)
     return mean, float(low), float(high)
 
 
-def detectable(values, metrics, least):
+def detectable(values: Sequence[float], metrics: int, least: float) -> float:
     """The smallest change that would have been found, mostly (POWER), with such a spread.
 
-    It has to be significant, and what is measured of it no less than @least.
+    It has to be significant, and the measured change no less than @least.
     """
     margin = scipy_stats.t.ppf(POWER, len(values) - 1) * scipy_stats.sem(values)
-    return max(effect_size(len(values), metrics) * statistics.stdev(values), math.log1p(least / 100) + float(margin))
+    return max(effect_size(len(values), metrics) * statistics.stdev(values),
+               math.log1p(least / 100) + float(margin))
 
 
 @functools.cache
-def effect_size(blocks, metrics):
+def effect_size(blocks: int, metrics: int) -> float:
     """In standard deviations of normal differences, by simulation of the test itself.
 
     Its p comes in steps: with few blocks it finds less than a t-test, whose power is known.
@@ -82,10 +86,10 @@ def effect_size(blocks, metrics):
     noise = numpy.random.default_rng(1).standard_normal((4000, blocks))
     signs = numpy.array(list(itertools.product((1, -1), repeat=blocks)))
 
-    def power(effect):
+    def power(effect: float) -> float:
         sums = (noise + effect) @ signs.T
         p = (numpy.abs(sums) >= numpy.abs(sums[:, :1]) - 1e-9).mean(axis=1)
-        return (p < ALPHA / metrics).mean()
+        return float((p < ALPHA / metrics).mean())
     return float(optimize.bisect(lambda effect: power(effect) - POWER, 0, 10, xtol=1e-3))
 
 
@@ -103,29 +107,28 @@ class Outcome:
     least: float        # that matters, as declared
 
     @property
-    def usable(self):
+    def usable(self) -> bool:
         return self.control_p >= ALPHA
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         if not self.usable:
             return "not usable"
         if self.p < ALPHA and abs(self.change) >= self.least:
             return "slower" if self.change < 0 else "faster"
-        return "within threshold" if -self.least < self.low and self.high < self.least else "inconclusive"
+        ruled_out = -self.least < self.low and self.high < self.least
+        return "within threshold" if ruled_out else "inconclusive"
 
 
-def percent(log_ratio):
-    return 100 * math.expm1(log_ratio)
-
-
-def compare(measured, least):
-    """[Outcome]; measured: {name: [(a, b, b, a)]}, least: {name: per cent that matters}."""
+def compare(measured: dict[str, Sequence[Block]], least: dict[str, float]) -> list[Outcome]:
+    """least: per cent that matters."""
     adjusted = holm([sign_flip_p(differences(blocks)) for blocks in measured.values()])
     controls = holm([sign_flip_p(control(blocks)) for blocks in measured.values()])
     found = []
     for (name, blocks), p, control_p in zip(measured.items(), adjusted, controls):
-        mean, low, high = interval(differences(blocks))
-        found.append(Outcome(name, len(blocks), percent(mean), percent(low), percent(high), p, control_p,
-                             percent(detectable(differences(blocks), len(measured), least[name])), least[name]))
+        smallest = detectable(differences(blocks), len(measured), least[name])
+        change, low, high, smallest = (
+            100 * math.expm1(value) for value in (*interval(differences(blocks)), smallest))
+        found.append(Outcome(name, len(blocks), change, low, high, p, control_p, smallest,
+                             least[name]))
     return found
