@@ -120,7 +120,7 @@ CASE(state_zero_page)
 static long read_number(const char *path)
 {
 	FILE *f = fopen(path, "r");
-	long value;
+	long value = 0;
 
 	TEST_ASSERT(f && fscanf(f, "%ld", &value) == 1, "%s should hold a number", path);
 	fclose(f);

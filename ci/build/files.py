@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 from typing import Any
 
+import jinja2
+
 
 def sha256(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -21,12 +23,33 @@ def first_line(*argv: str | pathlib.Path) -> str:
     return done.stdout.splitlines()[0] if done.stdout else ""
 
 
+def as_text(value: Any, indent: str = "") -> str:
+    """JSON in which what has no parts of its own is one line: a row of a table stays one."""
+    parts = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list, tuple)) or not any(
+            isinstance(part, (dict, list, tuple)) for part in parts):
+        return json.dumps(value)
+    names = value if isinstance(value, dict) else [None] * len(value)
+    heads = [f"{json.dumps(name)}: " if name is not None else "" for name in names]
+    inner = ",\n".join(f"{indent} {head}{as_text(part, indent + ' ')}"
+                       for head, part in zip(heads, parts))
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n{inner}\n{indent}{right}"
+
+
 def write_json(path: pathlib.Path, value: object) -> None:
     """By renaming: who is cut off here leaves what was there."""
     new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps(value, indent=1) + "\n")
+    new.write_text(as_text(value) + "\n")
     new.replace(path)
 
 
 def read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text())
+
+
+def render(template: pathlib.Path, **values: object) -> str:
+    """A text from a Jinja template; a name that it does not get is an error."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(template.read_text()).render(values)

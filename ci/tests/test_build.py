@@ -292,3 +292,35 @@ def test_the_base_of_a_range(tmp_path):
     base = dataclasses.replace(config, base_only=True)
     assert source.of(base).commits == source.of(config).commits[:1]
     assert (base.series_name, base.range) == ("base", "HEAD~..HEAD")
+
+
+# --- scripts, wherever CDPATH leads ---
+
+def said_by_deps(place: pathlib.Path, **more: str) -> str:
+    """What ci/deps says where everything is installed."""
+    (place / "bin").mkdir(exist_ok=True)
+    (place / "bin" / "dpkg-query").write_text("#!/bin/sh\necho installed\n")
+    (place / "bin" / "dpkg-query").chmod(0o755)
+    path = f"{place}/bin:{config_.environment()['PATH']}"
+    environment = {**config_.environment(), "PATH": path, **more}
+    return subprocess.run(["ci/deps"], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, check=True).stdout
+
+
+def test_deps_stays_here(tmp_path):
+    (tmp_path / "elsewhere" / "ci").mkdir(parents=True)
+    said = said_by_deps(tmp_path)
+    assert said.startswith("deps: all ")
+    assert said_by_deps(tmp_path, CDPATH=str(tmp_path / "elsewhere")) == said
+
+
+@pytest.mark.parametrize("script", ["bench/dist/run-tests", "bench/dist/run-bench"])
+def test_dist_finds_itself(tmp_path, script):
+    """Called as DIRECTORY/run-tests: cd then says where it went, which is no part of the name."""
+    (tmp_path / "dist").mkdir()
+    text = (ROOT / script).read_text()
+    head = text[:text.index("\n", text.index("here=$("))]
+    (tmp_path / "dist" / "x").write_text(f"{head}\necho \"$here\"\n")
+    done = subprocess.run(["bash", "dist/x"], cwd=tmp_path, capture_output=True, text=True,
+                          env={**config_.environment(), "CDPATH": ".:/"}, check=True)
+    assert done.stdout == f"{tmp_path}/dist\n"
