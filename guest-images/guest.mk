@@ -157,7 +157,7 @@ all: $(progs)/initramfs.cpio $(OUT)/host_ticks $(foreach api,1 2 3,$(OUT)/lockst
 $(progs)/init: guest-images/init.c $(progs)/made-by
 	env $(ccache) ccache $(compiler) -O2 -Wall -Wextra -Werror -static $< -o $@
 
-# For each API of QEMU's plugins; ci/boot/qemu.py takes the one that fits
+# For each API of QEMU's plugins; ci/boot/request.py takes the one that fits
 define plugin
 $(OUT)/$1-%.so: bench/lockstep/$1.c bench/lockstep/plugin.h
 	gcc -O2 -Wall -Wextra -Wno-sign-compare -Werror -fPIC -shared -fvisibility=hidden -DPLUGIN_API=$$* $$< -o $$@

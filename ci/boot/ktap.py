@@ -2,7 +2,7 @@
 """Read what PID 1 of the guest reports (guest-images/init.c has the format).
 
 A result counts only if the stream earned it: plan first, numbers in order, the end
-record last.  Anything else becomes a problem, and a stream with problems is broken.
+record last.  Anything else is a problem, and a stream with problems is broken.
 """
 import dataclasses
 import re
@@ -16,14 +16,14 @@ RESULT = re.compile(r"(ok|not ok) (\d+) (\w+)(?: # (.*))?")
 @dataclasses.dataclass
 class Result:
     name: str
-    status: str  # pass, fail, skip, timeout
+    status: str       # pass, fail, skip, timeout
     reason: str
-    line: int    # where it is in the stream, for a pointer into the log
+    line: int         # of the stream, for a pointer into the log
     output: str = ""  # what the case printed
 
 
 class Stream:
-    """Fed line by line, while the guest runs."""
+    """Fed while the guest runs."""
 
     def __init__(self) -> None:
         self.plan: int | None = None
@@ -34,33 +34,41 @@ class Stream:
         self.ended = False
         self.bail = ""
         self.lines = 0
+        self.rest = b""  # of a line without its end
         self.output: list[str] = []
 
     def problem(self, text: str) -> None:
         self.problems.append(f"line {self.lines}: {text}")
 
-    def feed(self, line: str) -> None:
-        self.lines += 1
+    def feed(self, data: bytes) -> None:
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            self.lines += 1
+            self.read(line.decode(errors="replace"))
+
+    def close(self) -> None:
+        if self.rest:
+            self.problem(f"cut off in the middle of a line: {self.rest.decode(errors='replace')}")
+
+    def read(self, line: str) -> None:
+        plan = PLAN.fullmatch(line)
         if self.ended:
             self.problem(f"after the end record: {line}")
         elif self.lines == 1:
             if line != "KTAP version 1":
                 self.problem(f"want \"KTAP version 1\", got: {line}")
+        elif self.plan is None and plan:
+            self.plan = int(plan[1])
         elif self.plan is None:
-            self.feed_plan(line)
-        elif line == "# end" and self.running is None:
-            self.end()
-        else:
-            self.feed_body(line)
-
-    def feed_plan(self, line: str) -> None:
-        match = PLAN.fullmatch(line)
-        if match:
-            self.plan = int(match[1])
-        else:
             self.problem(f"want the plan, got: {line}")
+        elif line == "# end" and self.running is None:
+            self.ended = True
+            if len(self.results) != self.plan:
+                self.problem(f"{self.plan} results planned, {len(self.results)} seen")
+        else:
+            self.read_body(line)
 
-    def feed_body(self, line: str) -> None:
+    def read_body(self, line: str) -> None:
         fact, case, result = FACT.fullmatch(line), CASE.fullmatch(line), RESULT.fullmatch(line)
         # Output of a case is also "# "-prefixed: it must not pass for ours.
         if self.running is None and fact:
@@ -68,7 +76,7 @@ class Stream:
         elif self.running is None and case:
             self.running, self.output = (case[1], int(case[2])), []
         elif result:
-            self.feed_result(result[1], int(result[2]), result[3], result[4] or "")
+            self.add_result(result[1], int(result[2]), result[3], result[4] or "")
         elif line.startswith("Bail out!"):
             self.bail = line
         elif line.startswith("#"):
@@ -76,7 +84,7 @@ class Stream:
         else:
             self.problem(f"not KTAP: {line}")
 
-    def feed_result(self, word: str, number: int, name: str, directive: str) -> None:
+    def add_result(self, word: str, number: int, name: str, directive: str) -> None:
         if number != len(self.results) + 1:
             self.problem(f"result {number} where {len(self.results) + 1} was due")
         if self.running is None or self.running[0] != name:
@@ -89,18 +97,9 @@ class Stream:
             status = "timeout"
         self.results.append(Result(name, status, directive, self.lines, "\n".join(self.output)))
 
-    def end(self) -> None:
-        self.ended = True
-        if len(self.results) != self.plan:
-            self.problem(f"{self.plan} results planned, {len(self.results)} seen")
-
 
 def parse(text: str) -> Stream:
-    """A whole stream.  A last line without its newline was cut, and is a problem."""
     stream = Stream()
-    *lines, rest = text.split("\n")
-    for line in lines:
-        stream.feed(line)
-    if rest:
-        stream.problem(f"cut off in the middle of a line: {rest}")
+    stream.feed(text.encode())
+    stream.close()
     return stream

@@ -1,17 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
-"""QEMU's command line for a request.  What it leaves in its directory:
-
-    console.log   the kernel log, and which case was running
-    tests.ktap    verdicts (ci/boot/ktap.py reads them)
-    bench.jsonl   numbers, one JSON object a line
-    gcov.raw, lockstep, timeline   what was asked for besides (results/README.md)
-"""
+"""QEMU's command line for a request.  What it leaves in its directory: results/README.md."""
 import glob
 import pathlib
 import shutil
 import subprocess
 
-from ci.boot.request import LOCKSTEP_WAIT_US, SLOWDOWN, Request, plugin_path, qemu_binary
+from ci.boot.request import LOCKSTEP_WAIT_US, SLOWDOWN, Request, plugin_path
 from ci.facts.text import BadInput
 
 # Grace periods of RCU are told in ticks, and those of a slow clock are long.
@@ -37,17 +31,20 @@ def clock_parameters(request: Request) -> str:
 
 
 def boot_parameters(request: Request) -> str:
-    exact = request.icount or request.lockstep
     words = [
         request.arch.append, clock_parameters(request), request.mode.append,
-        "panic=-1 oops=panic", f"hugepages={HUGEPAGES.get(request.kind, FEW_HUGEPAGES)}",
-        request.config.append, *request.environment,
-        f"{request.arch.append_lockstep} {LOCKSTEP_APPEND}" if request.lockstep else "",
-        "nokaslr norandmaps mitigations=off" if exact else "",
-        f"run={request.kind}", f"scale={request.scale}",
-        f"timeout={request.timeout}" if request.timeout else "",
-        "cases=" + ",".join(case.name for case in request.cases)]
-    return " ".join(word for word in words if word)
+        "panic=-1 quiet" if request.kind == "shell" else "panic=-1 oops=panic",
+        f"hugepages={HUGEPAGES.get(request.kind, FEW_HUGEPAGES)}",
+        request.config.append, *request.environment]
+    if request.lockstep:
+        words += [request.arch.append_lockstep, LOCKSTEP_APPEND]
+    if request.icount or request.lockstep:
+        words.append("nokaslr norandmaps mitigations=off")
+    words += [f"run={request.kind}", f"scale={request.scale}"]
+    if request.timeout:
+        words.append(f"timeout={request.timeout}")
+    words.append("cases=" + ",".join(case.name for case in request.cases))
+    return " ".join(filter(None, words))
 
 
 def accelerator(request: Request) -> list[str]:
@@ -80,63 +77,55 @@ def device_tree(request: Request, directory: pathlib.Path) -> list[str]:
     if not shutil.which("fdtput"):
         raise BadInput(f"fdtput not found, which mode {request.mode.name} needs: run make deps")
     path = directory / "dtb"
-    dump = [qemu_binary(request.qemu), "-nodefaults", "-display", "none",
+    dump = [request.qemu, "-nodefaults", "-display", "none",
             "-smp", str(request.cpus), "-cpu", request.arch.cpu_tcg,
             "-m", str(request.config.memory_mb),
-            "-machine", f"{request.arch.machine},dumpdtb={path}"]
+            "-machine", f"{request.arch.machine},dumpdtb={value(path)}"]
     for argv in (dump, ["fdtput", "-d", str(path), *request.mode.without.split()]):
         subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
     return ["-dtb", str(path)]
 
 
-def machine(request: Request, initramfs: pathlib.Path, parameters: str) -> list[str]:
+def machine(request: Request, directory: pathlib.Path) -> list[str]:
     """What a run and a shell have in common."""
-    return [qemu_binary(request.qemu), "-nodefaults", "-no-user-config", "-display", "none",
+    return [request.qemu, "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-nic", "none", "-sandbox", SANDBOX,
             "-machine", request.arch.machine, *accelerator(request),
             "-smp", str(request.cpus), "-m", str(request.config.memory_mb),
-            "-kernel", str(request.kernel), "-initrd", str(initramfs), "-append", parameters]
+            "-kernel", str(request.kernel), "-initrd", str(request.initramfs),
+            "-append", boot_parameters(request), *device_tree(request, directory)]
 
 
-def slow_clock(request: Request) -> list[str]:
-    """What stands before QEMU."""
-    if not request.lockstep:
-        return []
+def slow_clock() -> list[str]:
+    """What stands before QEMU for a guest in lockstep."""
     libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
     if not libraries:
         raise BadInput("libfaketimeMT.so.1 not found: run make deps")
     return ["env", f"LD_PRELOAD={libraries[0]}", f"FAKETIME=+0x{1 / SLOWDOWN}"]
 
 
+def plugin(request: Request, directory: pathlib.Path, name: str, *arguments: str) -> list[str]:
+    words = [str(plugin_path(request, name)), *arguments, f"out={value(directory / name)}"]
+    return ["-plugin", ",".join(words)]
+
+
 def plugins(request: Request, directory: pathlib.Path) -> list[str]:
-    wanted: list[tuple[str, list[str]]] = []
-    if request.lockstep:
-        wanted.append(("lockstep", [
-            *(f"quantum={quantum}" for quantum in request.lockstep.quanta),
-            f"wait_us={LOCKSTEP_WAIT_US}",
-            *(f"spin={start:x}-{end:x}" for start, end in request.lockstep.spin)]))
-    if request.timeline:
-        wanted.append(("timeline", list(request.timeline)))
     argv = []
-    for name, arguments in wanted:
-        words = [str(plugin_path(request, name)), *arguments, f"out={value(directory / name)}"]
-        argv += ["-plugin", ",".join(words)]
+    if request.lockstep:
+        argv += plugin(request, directory, "lockstep",
+                       *(f"quantum={quantum}" for quantum in request.lockstep.quanta),
+                       f"wait_us={LOCKSTEP_WAIT_US}",
+                       *(f"spin={start:x}-{end:x}" for start, end in request.lockstep.spin))
+    if request.timeline:
+        argv += plugin(request, directory, "timeline", *request.timeline)
     return argv
 
 
 def command(request: Request, directory: pathlib.Path) -> list[str]:
     return [
-        *slow_clock(request), *machine(request, request.initramfs, boot_parameters(request)),
-        *device_tree(request, directory),
+        *(slow_clock() if request.lockstep else []), *machine(request, directory),
         "-chardev", f"file,id=console,path={value(directory / 'console.log')}",
         "-serial", "chardev:console", "-device", "virtio-serial-device",
         *port("ktap", directory / "tests.ktap"), *port("bench", directory / "bench.jsonl"),
-        *(port("gcov", directory / "gcov.raw") if request.coverage else []),
+        *(port("gcov", directory / "gcov.raw") if request.config.name == "gcov" else []),
         *plugins(request, directory)]
-
-
-def shell_command(request: Request, initramfs: pathlib.Path) -> list[str]:
-    parameters = (f"{request.arch.append} {clock_parameters(request)} {request.mode.append} "
-                  f"panic=-1 quiet hugepages={FEW_HUGEPAGES} run=shell")
-    return [*machine(request, initramfs, parameters), *device_tree(request, initramfs.parent),
-            "-serial", "mon:stdio"]

@@ -38,15 +38,12 @@ class Lockstep:
     # (start, end) of where CPUs wait for a lock: a profile is wanted
     spin: tuple[tuple[int, int], ...] = ()
 
-    def __str__(self) -> str:
-        return f"{self.vcpus}vcpus-{self.boot}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     arch: Arch
     mode: Mode
-    kind: str                 # tests, bench, scale or profile
+    kind: str                 # tests, bench, scale, profile or shell
     cases: tuple[Case, ...]
     kernel: pathlib.Path
     initramfs: pathlib.Path
@@ -72,16 +69,12 @@ class Request:
 
     @property
     def directory(self) -> str:
-        more = f"-{self.lockstep}" if self.lockstep else ""
+        more = f"-{self.lockstep.vcpus}vcpus-{self.lockstep.boot}" if self.lockstep else ""
         return f"{self.arch.name}-{self.mode.name}{more}"
 
     @property
     def scale(self) -> int:
         return self.config.scale * (self.arch.scale_tcg if self.accel == "tcg" else 1)
-
-    @property
-    def coverage(self) -> bool:
-        return self.config.name == "gcov"
 
 
 @dataclasses.dataclass
@@ -92,8 +85,6 @@ class Outcome:
     seconds: float
 
 
-# --- the plan ---
-
 def plan(config: Config, kind: str, default_mode: bool = False, icount: bool = False) -> Plan:
     """What the knobs ask for, a row a boot; BadInput if they are off.  Builds nothing.
 
@@ -103,33 +94,26 @@ def plan(config: Config, kind: str, default_mode: bool = False, icount: bool = F
         raise BadInput("ACCEL=kvm: instructions can be counted under tcg only")
     if config.qemu and len(config.archs) > 1:
         raise BadInput("QEMU= names one binary: say ARCH= as well")
-    path = pathlib.Path(config.cases_file or cases_.FILES[kind])
-    found: Plan = []
+    path, found = pathlib.Path(config.cases_file or cases_.FILES[kind]), []
     for arch in config.archs:
-        qemu_binary(config.qemu or arch.qemu)
+        binary = config.qemu or arch.qemu
+        if not shutil.which(binary):
+            raise BadInput(f"{binary} not found: run make deps, or give QEMU=/path/to/it")
         if config.accel == "kvm":
             check_kvm(arch)
-        for mode in modes(config, arch, default_mode):
+        wanted = tuple(arch.mode(name) for name in dict.fromkeys(config.mode))
+        for mode in wanted or (arch.modes[:1] if default_mode else arch.modes):
             found.append((arch, mode, tuple(cases_.select(
                 path, arch.name, mode.name, config.base_facts, config.cases, config.config))))
-    check_patterns(config, path, [case.name for _, _, cases in found for case in cases])
-    # A mode may have none of the cases that were asked for.
-    found = [row for row in found if row[2]]
-    if not found:
-        raise BadInput("nothing to run: no architecture, or no case for it")
-    return found
-
-
-def modes(config: Config, arch: Arch, default_mode: bool) -> list[Mode]:
-    wanted = [arch.mode(name) for name in dict.fromkeys(config.mode)]
-    return wanted or list(arch.modes[:1] if default_mode else arch.modes)
-
-
-def check_patterns(config: Config, path: pathlib.Path, names: list[str]) -> None:
+    names = [case.name for _, _, cases in found for case in cases]
     for pattern in config.cases:
         if not fnmatch.filter(names, pattern):
             raise BadInput(f"CASES={pattern} matches nothing here: the first column of {path} has "
                            "the names")
+    if not names:
+        raise BadInput("nothing to run: no architecture, or no case for it")
+    # A mode may have none of the cases that were asked for.
+    return [row for row in found if row[2]]
 
 
 def check_kvm(arch: Arch) -> None:
@@ -188,14 +172,6 @@ def check_release(image: images_.Image, wanted: str) -> None:
                        "has built there meanwhile; run this again")
 
 
-# --- QEMU, and what a boot is known by ---
-
-def qemu_binary(binary: str) -> str:
-    if not shutil.which(binary):
-        raise BadInput(f"{binary} not found: run make deps, or give QEMU=/path/to/it")
-    return binary
-
-
 def plugin_path(request: Request, name: str) -> pathlib.Path:
     """A plugin of bench/lockstep/, built for the API of this QEMU."""
     found = re.search(r"version (\d+)\.(\d+)", first_line(request.qemu, "--version"))
@@ -205,46 +181,36 @@ def plugin_path(request: Request, name: str) -> pathlib.Path:
 
 
 def identity(request: Request, again: int = 0) -> dict[str, Any]:
-    """All that the outcome depends on, by content, as JSON has it.
+    """All that the outcome depends on, by content, as JSON has it: keys of results/README.md.
 
     again: another boot of the same has another number.
     """
     image = images_.Image(request.kernel)
     parts = (request.arch, request.mode, request.config, request.cases, request.environment,
              request.lockstep, request.timeline)
-    return {
+    found: dict[str, Any] = {
         "arch": request.arch.name, "mode": request.mode.name, "kind": request.kind,
         "config": request.config.name, "accel": request.accel, "icount": request.icount,
         "cpus": request.cpus, "seed": request.seed, "timeout": request.timeout, "again": again,
-        "cases": [case.name for case in request.cases],
-        "parts": digest([repr(part) for part in parts]),
+        "cases": [case.name for case in request.cases], "parts": digest(list(map(repr, parts))),
         "release": request.release, "kernel_sha256": sha256(request.kernel),
         "config_sha256": sha256(image.config), "initramfs_sha256": sha256(request.initramfs),
-        "compiler": image.compiler, "qemu": first_line(request.qemu, "--version"),
-        **plugins(request),
-    }
-
-
-def plugins(request: Request) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+        "compiler": image.compiler, "qemu": first_line(request.qemu, "--version")}
     if request.lockstep:
-        found = {"plugin_sha256": sha256(plugin_path(request, "lockstep")),
-                 "quanta": list(request.lockstep.quanta), "wait_us": LOCKSTEP_WAIT_US,
-                 "slowdown": SLOWDOWN}
+        found |= {"plugin_sha256": sha256(plugin_path(request, "lockstep")),
+                  "quanta": list(request.lockstep.quanta), "wait_us": LOCKSTEP_WAIT_US,
+                  "slowdown": SLOWDOWN}
     if request.timeline:
         found["timeline_sha256"] = sha256(plugin_path(request, "timeline"))
     return found
 
 
 def metadata(request: Request) -> dict[str, Any]:
-    """The identity, and what the parts are called: the keys are in results/README.md."""
+    """The identity, and what the parts are called."""
     source = request.source
     theirs = {"kernel": source.kernel, "commits": list(source.commits)} if source.kernel else {}
     # Such a tree has changes of its own: ci/build/images.py
     local = request.release.endswith("-local")
-    return {
-        **identity(request), **theirs, "base": source.base.name, "series": source.series,
-        "series_sha256": "" if local else source.series_sha256,
-        "host": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "repository": repository(),
-    }
+    return {**identity(request), **theirs, "base": source.base.name, "series": source.series,
+            "series_sha256": "" if local else source.series_sha256, "repository": repository(),
+            "host": f"{platform.system()} {platform.release()} {platform.machine()}"}

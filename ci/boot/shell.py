@@ -15,7 +15,8 @@ def shell(config: Config) -> int:
     request_.plan(config, "tests", default_mode=True)
     images.build(config)
     initramfs = images.extra_initramfs(config, arch, "shell")
-    request = request_.requests(config, "tests", default_mode=True)[0]
-    argv = qemu.shell_command(request, initramfs)
+    request = dataclasses.replace(request_.requests(config, "tests", default_mode=True)[0],
+                                  kind="shell", cases=(), initramfs=initramfs)
+    argv = [*qemu.machine(request, initramfs.parent), "-serial", "mon:stdio"]
     print("ctrl-a x ends QEMU; the test programs are in /bin", flush=True)
     os.execvp(argv[0], argv)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import IO
 
 from ci.boot import ktap, qemu
 from ci.boot.request import Outcome, Request
@@ -16,105 +17,70 @@ from ci.build.progress import LOG_SECONDS, TTY_SECONDS, show
 STOP = threading.Event()
 
 
-class Tail:
-    """Whole new lines of a file that somebody else writes."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self.path, self.offset, self.rest = path, 0, b""
-
-    def lines(self) -> list[str]:
-        try:
-            with open(self.path, "rb") as stream:
-                stream.seek(self.offset)
-                data = stream.read()
-        except FileNotFoundError:
-            return []
-        self.offset += len(data)
-        *whole, self.rest = (self.rest + data).split(b"\n")
-        return [line.decode(errors="replace") for line in whole]
-
-
 class Watch:
     """Follow one machine until it ends, with a deadline for whatever it is doing."""
 
-    def __init__(self, request: Request, directory: pathlib.Path) -> None:
-        self.request, self.stream = request, ktap.Stream()
-        self.tail = Tail(directory / "tests.ktap")
+    def __init__(self, request: Request, reports: IO[bytes]) -> None:
+        """@reports: tests.ktap, which QEMU writes."""
+        self.request, self.reports, self.stream = request, reports, ktap.Stream()
         self.start = self.since = time.monotonic()
         self.stage, self.limit = "booting", request.boot_seconds * request.config.scale
-        self.grace = request.grace_seconds * request.config.scale
         self.tty, self.shown = sys.stdout.isatty(), 0.0
 
-    def poll(self) -> None:
-        lines = self.tail.lines()
-        for line in lines:
-            self.stream.feed(line)
-        if lines:
-            self.restart_clock()
-        self.show()
+    def follow(self, process: "subprocess.Popen[bytes]") -> tuple[str, str]:
+        """Wait for the end of QEMU.  Returns (how, detail)."""
+        while process.poll() is None:
+            time.sleep(0.02)
+            self.poll()
+            if STOP.is_set():
+                raise KeyboardInterrupt
+            if time.monotonic() - self.since > self.limit:
+                return "timeout", f"{self.stage} took longer than {self.limit} s"
+        self.poll()
+        if process.returncode < 0:
+            return "killed", f"QEMU was killed by {signal.Signals(-process.returncode).name}"
+        if process.returncode:
+            return "killed", f"QEMU exited with status {process.returncode}, see qemu.log"
+        return "exited", ""
 
-    def restart_clock(self) -> None:
-        running = self.stream.running
-        stage, limit = "between cases", self.grace
-        if running:
-            stage, limit = running[0], running[1] + self.grace
-        elif self.stream.ended:
-            stage = "ending"
+    def poll(self) -> None:
+        self.stream.feed(self.reports.read())
+        stage, limit = self.stage, self.request.grace_seconds * self.request.config.scale
+        if self.stream.running:
+            stage, limit = self.stream.running[0], self.stream.running[1] + limit
+        elif self.stream.lines:
+            stage = "ending" if self.stream.ended else "between cases"
         if stage != self.stage:
             self.stage, self.limit, self.since = stage, limit, time.monotonic()
-
-    def overdue(self) -> bool:
-        return time.monotonic() - self.since > self.limit
+        if time.monotonic() - self.shown >= (TTY_SECONDS if self.tty else LOG_SECONDS):
+            self.show()
 
     def show(self) -> None:
-        now = time.monotonic()
-        if now - self.shown < (TTY_SECONDS if self.tty else LOG_SECONDS):
-            return
-        self.shown = now
+        self.shown = now = time.monotonic()
         done, plan = len(self.stream.results), self.stream.plan or len(self.request.cases)
         show(f"  {self.request.name:<14} {now - self.start:4.0f} s  {done}/{plan} done, "
              f"{self.stage} for {now - self.since:.0f} s", self.tty)
-
-
-def end_of(process: "subprocess.Popen[bytes]", watch: Watch) -> tuple[str, str]:
-    """Wait for the end of QEMU.  Returns (how, detail)."""
-    while process.poll() is None:
-        time.sleep(0.02)
-        watch.poll()
-        if STOP.is_set():
-            return "interrupted", f"interrupted during {watch.stage}"
-        if watch.overdue():
-            process.kill()
-            process.wait()
-            return "timeout", f"{watch.stage} took longer than {watch.limit} s"
-    watch.poll()
-    if process.returncode < 0:
-        return "killed", f"QEMU was killed by {signal.Signals(-process.returncode).name}"
-    if process.returncode:
-        return "killed", f"QEMU exited with status {process.returncode}, see qemu.log"
-    return "exited", ""
 
 
 def run(request: Request, directory: pathlib.Path) -> Outcome:
     """Boot.  The directory must exist and be empty."""
     argv = qemu.command(request, directory)
     (directory / "command").write_text(shlex.join(argv) + "\n")
-    watch = Watch(request, directory)
-    with open(directory / "qemu.log", "wb") as log:
+    with (open(directory / "qemu.log", "wb") as log,
+          open(directory / "tests.ktap", "x+b") as reports):
+        watch = Watch(request, reports)
         # However this process dies, QEMU does not outlive it.
         process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *argv],
                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                    start_new_session=True)
         try:
-            how, detail = end_of(process, watch)
+            how, detail = watch.follow(process)
         except KeyboardInterrupt:
             how, detail = "interrupted", f"interrupted during {watch.stage}"
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
     if watch.tty:
         show("", True)
-    if watch.tail.rest:
-        watch.stream.problem("cut off in the middle of a line")
+    watch.stream.close()
     return Outcome(watch.stream, how, detail, time.monotonic() - watch.start)

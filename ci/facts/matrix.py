@@ -18,14 +18,15 @@ class Cell:
     config: str   # "" for the usual one
     when: str
     why: str      # of "never"
+    llvm: str = ""   # LLVM=, for a compiler that is not the usual one
 
     @property
     def name(self) -> str:
-        return "-".join(filter(None, (self.arch, self.mode, self.config)))
+        return "-".join(filter(None, (self.arch, self.mode, self.config, self.llvm and "llvm")))
 
     @property
     def command(self) -> str:
-        more = f" CONFIG={self.config}" if self.config else ""
+        more = f" CONFIG={self.config}" * bool(self.config) + f" LLVM={self.llvm}" * bool(self.llvm)
         return f"make check ARCH={self.arch} MODE={self.mode}{more}"
 
 
@@ -35,7 +36,8 @@ def parse(line: str, where: str) -> Cell:
         raise BadInput(f"{where}: want arch, mode, config, and always, slow, or never with its "
                        f"reason; got: {line}")
     why = words[4] if len(words) == 5 else ""
-    cell = Cell(words[0], words[1], "" if words[2] == "-" else words[2], words[3], why)
+    kind, _, llvm = words[2].partition("LLVM=")
+    cell = Cell(words[0], words[1], kind.strip("-"), words[3], why, llvm)
     if cell.when != "never":
         if cell.mode not in [mode.name for mode in arch_.load(cell.arch).modes]:
             raise BadInput(f"{where}: {cell.arch} has no mode {cell.mode}")
@@ -52,9 +54,12 @@ def load(base: Base, path: pathlib.Path = ROOT / "ci" / "matrix") -> list[Cell]:
             if f"{cell.arch}/{cell.mode}" in base.lacks else cell for cell in cells]
 
 
-def chosen(cells: Iterable[Cell], archs: Iterable[str],
-           slow: bool) -> tuple[list[Cell], list[Cell]]:
-    """(those to boot, those that are left out), of these architectures."""
+def chosen(cells: Iterable[Cell], archs: Iterable[str], slow: bool,
+           llvm: bool = False) -> tuple[list[Cell], list[Cell]]:
+    """(those to boot, those that are left out), of these architectures.
+
+    llvm: with another compiler as well, which is no part of a revision.
+    """
     wanted = ("always", "slow") if slow else ("always",)
-    mine = [cell for cell in cells if cell.arch in archs]
+    mine = [cell for cell in cells if cell.arch in archs and (llvm or not cell.llvm)]
     return [c for c in mine if c.when in wanted], [c for c in mine if c.when not in wanted]

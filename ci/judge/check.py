@@ -24,17 +24,15 @@ class Status(enum.Enum):
         self.word, self.exit_status = word, exit_status
 
     @property
-    def weight(self) -> int:
-        """How much of the run it invalidates."""
-        return list(Status).index(self)
-
-    @property
     def good(self) -> bool:
         return self.exit_status == 0
 
     @classmethod
     def of(cls, word: str) -> "Status":
         return next(status for status in cls if status.word == word)
+
+
+GRAVITY = list(Status).index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +48,17 @@ class Check:
 
 
 def worst(checks: Iterable[Check]) -> Status:
-    return max((check.status for check in checks), key=lambda s: s.weight, default=Status.PASS)
+    return max((check.status for check in checks), key=GRAVITY, default=Status.PASS)
 
 
 def findings(checks: Iterable[Check]) -> list[Check]:
     """What is bad.  What the kernel did comes before what could not be found out."""
     return sorted((check for check in checks if not check.status.good), key=lambda check: (
-        check.status == Status.HARNESS, -check.status.weight, check.patch or 9999))
+        check.status == Status.HARNESS, -GRAVITY(check.status), check.patch or 9999))
 
 
 def place(check: Check, patches: int) -> str:
     """What it is about; patches: how many the series has."""
-    where = f"patch {check.patch}/{patches}" if check.patch else "series"
-    if not check.patch and check.tool == "base":
-        where = "base"
+    whole = "base" if check.tool == "base" else "series"
+    where = f"patch {check.patch}/{patches}" if check.patch else whole
     return " ".join(filter(None, (where, check.arch, check.tool)))

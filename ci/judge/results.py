@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """A run: some boots, their directory below results/, and what is said at its end."""
+import collections
 import dataclasses
 import fcntl
 import os
@@ -12,13 +13,14 @@ from typing import Any
 from ci.boot import ktap, watch
 from ci.boot import request as request_
 from ci.boot.request import Outcome, Request
-from ci.build.files import read_json, write_json
+from ci.build.files import read_json, render, write_json
 from ci.config import Config
 from ci.facts import cases as cases_
-from ci.facts.text import BadInput
+from ci.facts.text import ROOT, BadInput
 from ci.judge import splats, verdict
 from ci.judge.check import Check, Status, worst
 
+SUMMARY = ROOT / "ci/judge/templates/summary.txt.j2"
 # Of a log, below a finding
 EXCERPT, EXCERPT_COLUMNS = 6, 100
 DISK_IS_FULL = "the disk is full: make room, run again"
@@ -36,18 +38,16 @@ class Boot:
     def verdict(self) -> Status:
         return worst(self.findings)
 
+    def tally(self) -> collections.Counter[str]:
+        """Results as judged: an expected skip is one, a wrong pass a failure; so is the machine."""
+        words = {result.name: result.status for result in self.outcome.stream.results}
+        known = [finding for finding in self.findings if finding.status == Status.KNOWN]
+        words |= {finding.case: "known" for finding in known}
+        words |= {finding.case: "failed" for finding in self.findings if finding not in known}
+        return collections.Counter(words.values())
+
     def count(self, status: str) -> int:
-        """Results by status, as judged: an expected skip is one, a wrong pass a failure."""
-        wrong = {f.case for f in self.findings if f.case and f.status != Status.KNOWN}
-        known = {f.case for f in self.findings if f.status == Status.KNOWN} - wrong
-        results = self.outcome.stream.results
-        if status == "known":
-            return len(known)
-        if status == "failed":
-            of_the_machine = any(not finding.case for finding in self.findings)
-            unheard = wrong - {result.name for result in results}
-            return sum(r.name in wrong for r in results) + len(unheard) + of_the_machine
-        return sum(r.status == status and r.name not in wrong | known for r in results)
+        return self.tally()[status]
 
     def counts(self) -> str:
         known = f", {self.count('known')} known" if self.count("known") else ""
@@ -60,15 +60,14 @@ class Run:
 
     def __init__(self, config: Config, what: str, resume: pathlib.Path | None = None) -> None:
         """@resume: the directory of a run that was cut off, instead of a new one."""
-        self.config, self.what = config, what
+        self.config = config
         self.boots: list[Boot] = []
         self.policy, self.known = splats.load_policy(), cases_.load_known()
         self.directory = resume.resolve() if resume else new_directory(
             pathlib.Path(config.results), f"{time.strftime('%Y%m%d-%H%M%S')}-{what}")
         self.lock = lock_directory(self.directory)
-        if resume:
-            for name in ("table.txt", "table.json"):
-                (self.directory / name).unlink(missing_ok=True)
+        for name in ("table.txt", "table.json"):
+            (self.directory / name).unlink(missing_ok=True)
         make_latest(self.directory)
         self.unfinished: Request | None = None  # if it stays, the run was cut off
 
@@ -112,8 +111,7 @@ class Run:
         return Boot(request, directory, outcome, findings)
 
     def disk_is_full(self, directory: pathlib.Path) -> bool:
-        stat = os.statvfs(directory)
-        return stat.f_bavail * stat.f_frsize < self.config.min_free_mb << 20
+        return shutil.disk_usage(directory).free < self.config.min_free_mb << 20
 
     def finish(self, table: str) -> int:
         """The last screen of a measurement, with its table; returns the exit status."""
@@ -126,64 +124,44 @@ class Run:
 
     def summary(self) -> int:
         """The last screen; returns the exit status."""
-        findings = [finding for boot in self.boots for finding in boot.findings]
+        cut_off = [Check(Status.HARNESS)] if self.unfinished else []
+        status = worst(cut_off + [finding for boot in self.boots for finding in boot.findings])
+        count = collections.Counter(failed=len(cut_off))
         for boot in self.boots:
-            for finding in boot.findings:
-                print(explain(self.config, boot, finding))
-        if self.unfinished:
-            findings.append(Check(Status.HARNESS))
-            print(f"HARNESS {self.unfinished.name}: not finished")
-        status = worst(findings)
-        print(f"verdict: {status.word}, {self.directory}")
-        passed, failed, skipped, known = (sum(boot.count(word) for boot in self.boots)
-                                          for word in ("pass", "failed", "skip", "known"))
-        failed += bool(self.unfinished)
-        # A known failure did not pass: among passed, failed and skipped, it is a skip.
-        print(f"{passed} passed, {failed} failed, {skipped + known} skipped", flush=True)
+            count += boot.tally()
+        print(render(SUMMARY, run=self, count=count, status=status, excerpt=excerpt, repeat=repeat),
+              end="", flush=True)
         return status.exit_status
 
 
-# --- what is said ---
-
-def explain(config: Config, boot: Boot, finding: Check) -> str:
-    """A finding, its log with the end of it, and the one command that repeats just it."""
-    request = boot.request
-    head = f"{finding.status.name} {request.name} {finding.case}: {finding.summary}"
-    if finding.status == Status.KNOWN:
-        return head
+def repeat(config: Config, request: Request, finding: Check) -> str:
+    """The one command that repeats just this."""
     words = ["make", "check" if request.kind == "tests" else request.kind,
              f"ARCH={request.arch.name}", f"MODE={request.mode.name}", *config.given()]
     words += [f"VCPUS={request.lockstep.vcpus}"] if request.lockstep else []
     words += [f"CASES={finding.case}"] if finding.case else []
-    log = f"{boot.directory}/{finding.where}"
-    said = [f"      | {line[:EXCERPT_COLUMNS]}" for line in excerpt(log)]
-    return "\n".join([head, f"    log:    {log}", *said, f"    repeat: {' '.join(words)}"])
+    return " ".join(words)
 
 
 def excerpt(log: str) -> list[str]:
-    """The last lines of FILE, or up to the one that FILE:LINE names.
-
-    Who reads a report may not have the file.
-    """
+    """The last lines of FILE, or up to FILE:LINE: who reads a report may not have the file."""
     name, _, number = log.rpartition(":")
     path, last = (name, int(number)) if number.isdigit() else (log, None)
     try:
-        return pathlib.Path(path).read_text(errors="replace").splitlines()[:last][-EXCERPT:]
+        lines = pathlib.Path(path).read_text(errors="replace").splitlines()[:last]
     except OSError:
         return []
+    return [line[:EXCERPT_COLUMNS] for line in lines[-EXCERPT:]]
 
 
-# --- directories ---
-
-def new_directory(results: pathlib.Path, name: str) -> pathlib.Path:
+def new_directory(results: pathlib.Path, name: str, number: int = 1) -> pathlib.Path:
     results.mkdir(parents=True, exist_ok=True)
-    for more in ("", *(f"-{number}" for number in range(2, 100))):
-        try:
-            (results / f"{name}{more}").mkdir()
-        except FileExistsError:  # another run of the same second
-            continue
-        return results / f"{name}{more}"
-    raise BadInput(f"{results}/{name} and 98 more are there: run this again")
+    directory = results / (f"{name}-{number}" if number > 1 else name)
+    try:
+        directory.mkdir()
+    except FileExistsError:  # another run of the same second
+        return new_directory(results, name, number + 1)
+    return directory
 
 
 def make_latest(directory: pathlib.Path) -> None:
@@ -204,7 +182,15 @@ def lock_directory(directory: pathlib.Path) -> int:
     return descriptor
 
 
-# --- what stays of a boot ---
+def check_resume(config: Config, what: str) -> pathlib.Path | None:
+    """The directory that RESUME= names, or None."""
+    path = pathlib.Path(config.resume)
+    if not config.resume:
+        return None
+    if not (path.is_dir() and re.fullmatch(rf"\d+-\d+-{what}(-\d+)?", path.resolve().name)):
+        raise BadInput(f"RESUME={path}: not the directory of a run of make {what}")
+    return path
+
 
 def save_verdict(boot: Boot) -> None:
     """Partial results are kept too, and say so: the verdict is part of the metadata."""
@@ -238,13 +224,3 @@ def finished_boot(request: Request, directory: pathlib.Path,
         raise BadInput(f"{directory}/meta.json was measured with another {', '.join(changed)}: "
                        "start anew, without RESUME=")
     return read_boot(request, directory, meta)
-
-
-def check_resume(config: Config, what: str) -> pathlib.Path | None:
-    """The directory that RESUME= names, or None."""
-    path = pathlib.Path(config.resume)
-    if not config.resume:
-        return None
-    if not (path.is_dir() and re.fullmatch(rf"\d+-\d+-{what}(-\d+)?", path.resolve().name)):
-        raise BadInput(f"RESUME={path}: not the directory of a run of make {what}")
-    return path

@@ -19,7 +19,6 @@ Policy = tuple[list[re.Pattern[str]], list[re.Pattern[str]], list[re.Pattern[str
 
 
 def load_policy(path: pathlib.Path = ROOT / "ci" / "splats") -> Policy:
-    """No deny list means that nothing was checked: an error."""
     lists: Policy = ([], [], [])
     for where, line in rows(path):
         kind, _, pattern = line.partition(" ")
@@ -35,23 +34,17 @@ def load_policy(path: pathlib.Path = ROOT / "ci" / "splats") -> Policy:
 
 def scan(text: str, policy: Policy) -> Iterator[Check]:
     """Each splat, with the case that was running."""
-    deny, allow, excuse = policy
-
     @functools.lru_cache(maxsize=4096)  # a guest can say the same a million times
-    def matches(message: str) -> tuple[bool, bool]:
-        """(is an excuse, is denied)"""
-        return (any(pattern.search(message) for pattern in excuse),
-                any(pattern.search(message) for pattern in deny)
-                and not any(pattern.search(message) for pattern in allow))
+    def matches(message: str) -> tuple[bool, ...]:
+        return tuple(any(pattern.search(message) for pattern in kind) for kind in policy)
     case, excused = "", 0
     for number, line in enumerate(text.splitlines(), 1):
         started = CASE.search(line)
-        if started:
-            case = started[1]
-        excuses, denied = matches(TIME.sub("", line, 1))
+        case = started[1] if started else case
+        denied, allowed, excuses = matches(TIME.sub("", line, 1))
         if excuses:
             excused = number + STACK_LINES
         elif denied and number <= excused and STACK.search(line):
             excused = 0
-        elif denied:
+        elif denied and not allowed:
             yield Check(Status.SPLAT, line.strip(), case, f"console.log:{number}")

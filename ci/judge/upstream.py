@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """What upstream's tests do on the base, and how a run of the series compares.
 
-The base is asked for tests alone that do not pass on the series.  A pass on the base is
-kept in OUT/base/results, by all that it depends on; what does not pass is asked again each
-time, since once may have been an accident.  Two failures are the same if what the test says
-about them is, and in which of its own parts, but for numbers that differ from run to run.
+The base is asked for tests alone that do not pass on the series.  A pass on the base is kept in
+OUT/base/results, by all that it depends on; what does not pass is asked again each time, since
+once may have been an accident.
 """
 import dataclasses
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -26,43 +24,35 @@ NOISE = re.compile(r"\bpid=.*|0x[0-9a-f]{6,}|^\s*\d+\s.*|Random seed.*")
 # Upstream's tests announce their parts by such lines.
 PART = re.compile(r"(Test(ing)?: |Testing )")
 
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    status: str
-    signature: str  # what the test says of its failure or skip; "" for a pass
-
-
-PASS = Result("pass", "")
+# (status, what the test says of its failure or skip)
+Result = tuple[str, str]
+PASS: Result = ("pass", "")
 
 
 def is_upstream(case: Case) -> bool:
     return case.needs == "-" and not case.ours
 
 
-def signature(result: ktap.Result) -> str:
+def result_of(result: ktap.Result) -> Result:
+    """Two failures are the same if the test says the same, but for noise, in the same part."""
     if result.status == "pass":
-        return ""
+        return PASS
     before, _, after = result.output.partition("Test Assertion Failure")
     parts = [line for line in before.splitlines() if PART.match(line)] if after else []
     lines = [NOISE.sub("", line).strip()
              for line in (after or result.output[-2000:]).splitlines()]
-    return "\n".join([result.reason, f"part {len(parts)}", *parts[-1:], *filter(None, lines)])
+    return result.status, "\n".join(
+        [result.reason, f"part {len(parts)}", *parts[-1:], *filter(None, lines)])
 
 
-def result_of(result: ktap.Result) -> Result:
-    return Result(result.status, signature(result))
-
-
-def compare(ours: ktap.Result, base: Result) -> str:
+def compare(result: ktap.Result, base: Result) -> str:
     """One word for how a test fares, both results given; "" if it passes on both."""
-    if ours.status == base.status == "pass":
-        return ""
-    if ours.status == "pass":
+    ours = result_of(result)
+    if ours == base:
+        return "" if ours == PASS else "same"
+    if ours == PASS:
         return "fixed"
-    if base.status == "pass":
-        return "new"
-    return "same" if result_of(ours) == base else "different"
+    return "new" if base == PASS else "different"
 
 
 def judged(finding: Check, word: str, known: Sequence[KnownFailure]) -> Check:
@@ -83,8 +73,6 @@ def judged(finding: Check, word: str, known: Sequence[KnownFailure]) -> Check:
     return finding
 
 
-# --- asking the base ---
-
 def questions(boot: Boot) -> list[ktap.Result]:
     """Of upstream's tests, what does not pass on the series."""
     names = {case.name for case in boot.request.cases if is_upstream(case)}
@@ -92,16 +80,9 @@ def questions(boot: Boot) -> list[ktap.Result]:
             if result.name in names and result.status != "pass"]
 
 
-def on_base(config: Config, boot: Boot) -> Request:
-    """The same boot on the base, of the tests in question alone."""
-    names = tuple(result.name for result in questions(boot))
-    theirs = dataclasses.replace(config, arch=(boot.request.arch.name,), cases=names,
-                                 mode=(boot.request.mode.name,))
-    return request_.requests(theirs, boot.request.kind)[0]
-
-
-def obtain(run: Run, request: Request, cache: Cache) -> dict[str, Result]:
+def ask_base(run: Run, request: Request) -> dict[str, Result]:
     """{case: Result} on the base: what is known to pass, and a boot of the rest."""
+    cache = Cache(request.kernel.parent / "results")
     keys = {case: request_.identity(dataclasses.replace(request, cases=(case,)))
             for case in request.cases}
     missing = tuple(case for case in request.cases if not cache.get("pass", keys[case]))
@@ -113,42 +94,43 @@ def obtain(run: Run, request: Request, cache: Cache) -> dict[str, Result]:
                      run.directory / f"{request.directory}-base")
     if any(finding.status in (Status.HARNESS, Status.LOST) for finding in boot.findings):
         return {}
-    fresh = {result.name: result_of(result) for result in boot.outcome.stream.results}
+    results |= {result.name: result_of(result) for result in boot.outcome.stream.results}
     for case in missing:
-        if fresh.get(case.name) == PASS:
+        if results.get(case.name) == PASS:
             cache.put("pass", keys[case], True)
-    return results | fresh
+    return results
 
 
-def compare_boot(run: Run, config: Config, boot: Boot) -> None:
+def compare_boot(run: Run, base: Config, boot: Boot) -> None:
     """Say what differs from the base, and judge the boot by that."""
-    request = on_base(config, boot)
-    results = obtain(run, request, Cache(request.kernel.parent / "results"))
+    asked = {result.name: result for result in questions(boot)}
+    one = dataclasses.replace(base, arch=(boot.request.arch.name,), cases=tuple(asked),
+                              mode=(boot.request.mode.name,))
+    request, = request_.requests(one, boot.request.kind)
+    results = ask_base(run, request)
     if len(results) != len(request.cases):
         print(f"  {request.name:<14} the base could not be asked, see {run.directory}")
         boot.findings.append(Check(Status.HARNESS, "no results of the base to compare with"))
         return
-    words = []
-    for ours in questions(boot):
-        word = compare(ours, results[ours.name])
-        known = [line for line in run.known
-                 if line.concerns(ours.name, request.arch.name, request.accel)]
-        boot.findings[:] = [judged(finding, word, known) if finding.case == ours.name else finding
-                            for finding in boot.findings]
-        words.append(f"{ours.name} {word}")
-    print(f"  {request.name:<14} upstream's tests against the base: {', '.join(words)}",
-          flush=True)
-    boot.meta["against_base"] = words
+    words = {name: compare(result, results[name]) for name, result in asked.items()}
+    for n, finding in enumerate(boot.findings):
+        if finding.case in words:
+            known = [line for line in run.known
+                     if line.concerns(finding.case, request.arch.name, request.accel)]
+            boot.findings[n] = judged(finding, words[finding.case], known)
+    boot.meta["against_base"] = [f"{name} {word}" for name, word in words.items()]
+    print(f"  {request.name:<14} upstream's tests against the base: "
+          f"{', '.join(boot.meta['against_base'])}", flush=True)
 
 
-def compare_run(run: Run, config: Config) -> None:
+def compare_run(run: Run) -> None:
     """Finish a run of all cases on the series: what is new, what is the base's."""
     asked = [boot for boot in run.boots if questions(boot)]
     if not asked:
         return
     run.unfinished = asked[0].request
-    base = dataclasses.replace(config, base_only=True)
-    if not config.images:
+    base = dataclasses.replace(run.config, base_only=True)
+    if not base.images:
         names = {boot.request.arch.name for boot in asked}
         images.build(base, [arch for arch in base.archs if arch.name in names], programs=False)
     with images.booting(base):

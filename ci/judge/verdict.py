@@ -39,10 +39,8 @@ def judge_end(outcome: Outcome, console: str) -> Iterator[Check]:
 def judge_machine(request: Request, stream: ktap.Stream, console: str) -> Iterator[Check]:
     """Was it the machine that was asked for?  Only what it says itself counts."""
     wanted = {"release": request.release, "cpus": str(request.cpus),
-              "page_size": str(request.arch.page_size), "vm": "held"}
-    for knob in request.environment:
-        name, _, value = knob.partition("=")
-        wanted[name] = value
+              "page_size": str(request.arch.page_size), "vm": "held",
+              **dict(knob.split("=", 1) for knob in request.environment)}
     for key, value in wanted.items():
         if stream.facts.get(key) != value:
             yield Check(Status.HARNESS, f"asked for {key}={value}, the guest reports "
@@ -65,31 +63,29 @@ def judge_console(request: Request, stream: ktap.Stream, console: str) -> Iterat
         yield Check(Status.HARNESS, "the console was cut off", where="console.log")
 
 
-def judge_result(case: Case, result: ktap.Result, series: str,
-                 known: Sequence[KnownFailure]) -> Check | None:
-    """One result against what the case promised.  None if it kept its promise."""
-    where = f"tests.ktap:{result.line}"
-    must_skip = case.needs != "-" and series == "base"
-
-    def finding(status: Status, text: str) -> Check:
-        return Check(status, text, case.name, where)
-    if result.status == "timeout":
-        return finding(Status.TIMEOUT, result.reason)
-    if result.status == "fail" and result.reason == NOT_EXECUTED:
-        return finding(Status.HARNESS, f"its program could not be executed: {result.output}")
-    if result.status == "fail":
-        why = next((line.why for line in known if line.output.search(result.output)), None)
-        return (finding(Status.FAIL, result.reason) if why is None
-                else finding(Status.KNOWN, why))
-    if result.status == "skip" and must_skip and SERIES_IS_MISSING not in result.reason:
-        return finding(Status.SKIP, f"skips for another reason: {result.reason}")
-    if result.status == "skip" and not must_skip:
-        return finding(Status.SKIP, f"must not skip here: {result.reason}")
-    if result.status == "pass" and must_skip:
-        return finding(Status.FAIL, "passes without the series that it tests")
-    if result.status == "pass" and not all(line.sometimes for line in known):
-        return finding(Status.FAIL, "passes, remove its line in known-failures")
-    return None
+def judge_result(asked: Case, result: ktap.Result, series: str,
+                 known: Sequence[KnownFailure]) -> tuple[Status, str]:
+    """One result against what the case promised."""
+    must_skip = asked.needs != "-" and series == "base"
+    excuse = next((line for line in known if line.output.search(result.output)), None)
+    match result.status:
+        case "timeout":
+            return Status.TIMEOUT, result.reason
+        case "fail" if result.reason == NOT_EXECUTED:
+            return Status.HARNESS, f"its program could not be executed: {result.output}"
+        case "fail" if excuse:
+            return Status.KNOWN, excuse.why
+        case "fail":
+            return Status.FAIL, result.reason
+        case "skip" if not must_skip:
+            return Status.SKIP, f"must not skip here: {result.reason}"
+        case "skip" if SERIES_IS_MISSING not in result.reason:
+            return Status.SKIP, f"skips for another reason: {result.reason}"
+        case "pass" if must_skip:
+            return Status.FAIL, "passes without the series that it tests"
+        case "pass" if not all(line.sometimes for line in known):
+            return Status.FAIL, "passes, remove its line in known-failures"
+    return Status.PASS, ""
 
 
 def judge_stream(request: Request, stream: ktap.Stream,
@@ -103,9 +99,9 @@ def judge_stream(request: Request, stream: ktap.Stream,
             continue
         lines = [line for line in known
                  if line.concerns(result.name, request.arch.name, request.accel)]
-        check = judge_result(cases[result.name], result, request.source.series, lines)
-        if check:
-            yield check
+        status, text = judge_result(cases[result.name], result, request.source.series, lines)
+        if status != Status.PASS:
+            yield Check(status, text, result.name, f"tests.ktap:{result.line}")
     if stream.ended and [result.name for result in stream.results] != list(cases):
         missing = set(cases) - {result.name for result in stream.results}
         yield Check(Status.HARNESS, f"no result for: {' '.join(sorted(missing))}",

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """make profile: what limits each mode: events of a fault, where the CPUs are, contended locks.
 
-Two boots for an architecture and a number of vCPUs, of a kernel with CONFIG=profile:
-- bench/lockstep/ notes at the end of each CPU's quantum what it executes: a profile in the
-  lockstep model, which sees code that has interrupts off as well;
-- Debian's perf runs in the guest (bench/profile).  Its clock means nothing here: numbers of
-  events count, and which locks and stacks stand out.  On arm64 it has no stacks of a CPU that
-  a vCPU is loaded on: their contention is one line, of "Unknown".
-
-Each fault has to be one exit to userspace, or none; this is checked.
+Two boots for an architecture and a number of vCPUs, of a kernel with CONFIG=profile.  In one,
+bench/lockstep/ samples what each CPU executes at the end of its quantum, with interrupts off
+too.  In the other, perf runs (bench/profile): its counts mean something, its clock nothing.
 """
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 
 from ci.boot import request as request_
 from ci.boot.request import Request
@@ -33,11 +29,9 @@ EXITS = "kvm:kvm_userspace_exit"
 # More of them, of each vCPU: for the warm-up and each timed part, the guest's report and a
 # KVM_RUN that completes it
 MORE_EXITS = 2 * (1 + len(scaling.QUANTA))
-EVENT = re.compile(r"(\d+)\s+(\w+:\w+)\s.*")
+EVENT = re.compile(r"\s*(\d+)\s+(\w+:\w+)\s.*")
 SECTION = re.compile(r"^== (\w+)\n", re.MULTILINE)
 KERNEL = 1 << 63
-Sections = dict[str, list[str]]
-Shares = list[tuple[float, str]]
 
 
 def settled(config: Config) -> Config:
@@ -58,92 +52,89 @@ def requests(config: Config) -> Iterator[tuple[Request, Request]]:
                    scaling.with_lockstep(perf, vcpus, boot=2))
 
 
-def shares(samples: scaling.Samples, symbols: Symbols) -> Shares:
-    """[(per cent of all samples, function)], the largest first"""
-    counts: dict[str, int] = {}
-    for (kind, address), count in samples.items():
-        kernel = symbols.name(address) or "?"
-        name = (("a spinlock's code, from " if kind == "spin" else "")
-                + (kernel if address & KERNEL else "userspace, or the guest"))
-        counts[name] = counts.get(name, 0) + count
-    total = sum(counts.values())
-    return sorted(((100 * (count / total), name) for name, count in counts.items()), reverse=True)
-
-
-def sections(output: str) -> Sections:
-    """{name: lines} of what bench/profile printed."""
-    _, *parts = SECTION.split(output)
-    found = {name: text.splitlines() for name, text in zip(parts[::2], parts[1::2])}
-    missing = {"counts", "exits", "locks", "stacks"} - {name for name, content in found.items()
-                                                        if any(map(str.strip, content))}
-    if missing:
-        raise BadInput(f"nothing under {', '.join(sorted(missing))} from bench/profile")
-    return found
-
-
-def faults_of(lines: Iterable[str]) -> tuple[int, int]:
-    """(faults, vCPUs) that the program says that it had, warm-up and all."""
-    records = [json.loads(line) for line in lines if line.startswith("{")]
-    if not records:
-        raise BadInput("scale_bench has left no record")
-    return sum(record["pages"] + record["warm"] for record in records), records[0]["vcpus"]
-
-
-def counts(lines: Iterable[str]) -> dict[str, int]:
-    """{event: how often}"""
-    return {match[2]: int(match[1]) for match in map(EVENT.match, map(str.strip, lines)) if match}
-
-
-def exits_expected(mode: str, faults: int, vcpus: int) -> tuple[int, int]:
-    """(at least, at most): where vCPUs share the pages, each of them may exit for each."""
-    more, faults = MORE_EXITS * vcpus, faults if mode.startswith(("fast_", "sigbus_")) else 0
-    return more + faults, more + faults * (vcpus if mode.endswith("_overlap") else 1)
-
-
-def check_counts(mode: str, lines: list[str]) -> str:
-    exits, (least, most) = counts(lines).get(EXITS, 0), exits_expected(mode, *faults_of(lines))
-    return "" if least <= exits <= most else f"{EXITS}: {exits}, want {least} to {most}"
-
-
-def described(mode: str, content: Sections, hot: Shares) -> tables.Row:
-    """What a document says of a mode."""
-    faults, vcpus = faults_of(content["counts"])
-    return {"mode": mode,
-            "events": [{"event": event,
-                        "per_fault": (times - MORE_EXITS * vcpus * (event == EXITS)) / faults}
-                       for event, times in counts(content["counts"]).items()],
-            "hot": [{"function": name, "share": share} for share, name in hot[:MOST_FUNCTIONS]
-                    if share >= LEAST_SHARE],
-            **{name: [line.rstrip() for line in content[name] if line.strip()]
-               for name in ("exits", "locks")}}
-
+# --- the boot with samples ---
 
 def sampled_parts(boot: Boot) -> dict[str, scaling.Part]:
     """By mode, of the first quantum."""
-    passed = [r.name for r in boot.outcome.stream.results if r.status == "pass"]
+    modes = tables.passed(boot)
     parts = scaling.read_lockstep(boot.directory / "lockstep")[0][::len(scaling.QUANTA)]
-    if len(parts) != len(passed) or not all(part.samples for part in parts):
-        raise BadInput(f"{len(passed)} modes passed, {len(parts)} were sampled")
-    return dict(zip(passed, parts))
+    if len(parts) != len(modes) or not all(part.samples for part in parts):
+        raise BadInput(f"{len(modes)} modes passed, {len(parts)} were sampled")
+    return dict(zip(modes, parts))
 
+
+def hot(samples: scaling.Samples, symbols: Symbols) -> list[tables.Row]:
+    """The functions that most samples are of."""
+    counts: Counter[str] = Counter()
+    for (kind, address), count in samples.items():
+        name = symbols.name(address) or "?" if address & KERNEL else "userspace, or the guest"
+        counts[f"a spinlock's code, from {name}" if kind == "spin" else name] += count
+    shares = sorted(((100 * (count / counts.total()), name) for name, count in counts.items()),
+                    reverse=True)
+    return [{"function": name, "share": share} for share, name in shares[:MOST_FUNCTIONS]
+            if share >= LEAST_SHARE]
+
+
+# --- the boot with perf ---
+
+@dataclasses.dataclass(frozen=True)
+class Perf:
+    """What bench/profile says of a mode."""
+    faults: int              # of all vCPUs, warm-up and all
+    vcpus: int
+    events: dict[str, int]   # how often
+    lists: tables.Row        # "exits" and "locks", as perf prints them
+    stacks: list[str]
+
+    def problem(self, mode: str) -> str:
+        """A fault is one exit to userspace, or none; or one of each vCPU that shares its page."""
+        faults = self.faults if mode.startswith(("fast_", "sigbus_")) else 0
+        least = MORE_EXITS * self.vcpus + faults
+        most = least + faults * (self.vcpus - 1) * mode.endswith("_overlap")
+        exits = self.events.get(EXITS, 0)
+        return "" if least <= exits <= most else f"{EXITS}: {exits}, want {least} to {most}"
+
+    def row(self, mode: str, functions: list[tables.Row]) -> tables.Row:
+        """What a document says of the mode."""
+        more = {EXITS: MORE_EXITS * self.vcpus}
+        events = [{"event": event, "per_fault": (times - more.get(event, 0)) / self.faults}
+                  for event, times in self.events.items()]
+        return {"mode": mode, "events": events, "hot": functions, **self.lists}
+
+
+def read_perf(output: str) -> Perf:
+    _, *parts = SECTION.split(output)
+    found = {name: [line.rstrip() for line in text.splitlines() if line.strip()]
+             for name, text in zip(parts[::2], parts[1::2])}
+    missing = [name for name in ("counts", "exits", "locks", "stacks") if not found.get(name)]
+    if missing:
+        raise BadInput(f"nothing under {', '.join(missing)} from bench/profile")
+    records = [json.loads(line) for line in found["counts"] if line.startswith("{")]
+    if not records:
+        raise BadInput("scale_bench has left no record")
+    events = {match[2]: int(match[1]) for match in map(EVENT.fullmatch, found["counts"]) if match}
+    return Perf(sum(record["pages"] + record["warm"] for record in records), records[0]["vcpus"],
+                events, {name: found[name] for name in ("exits", "locks")}, found["stacks"])
+
+
+# --- both ---
 
 def profiles_of(sampled: Boot, perf: Boot) -> list[tuple[tables.Row, flame.Frame]]:
     """What a document says of each mode, and its stacks.  Problems become findings."""
-    found, place = [], sampled
-    try:
+    found = []
+    parts: dict[str, scaling.Part] = {}
+    with tables.problems(sampled, "tests.ktap", "no profile: "):
         parts = sampled_parts(sampled)
-        symbols, place = Symbols(sampled.request.kernel.with_suffix(".map")), perf
-        outputs = {r.name: r.output for r in perf.outcome.stream.results if r.status == "pass"}
+    with tables.problems(perf, "tests.ktap", "no profile: "):
+        symbols, outputs = Symbols(perf.request.kernel.with_suffix(".map")), tables.passed(perf)
+        seen = {mode: read_perf(outputs[mode]) for mode in parts if mode in outputs}
         for mode, part in parts.items():
-            content = sections(outputs[mode]) if mode in outputs else {}
-            problem = check_counts(mode, content["counts"]) if content else "not profiled"
+            problem = seen[mode].problem(mode) if mode in seen else "not profiled"
             if problem:
                 perf.findings.append(Check(Status.HARNESS, problem, mode, "tests.ktap"))
             else:
-                found.append((described(mode, content, shares(part.samples, symbols)),
-                              flame.read_folded(content["stacks"])))
-    except (BadInput, OSError, ValueError, KeyError) as error:
-        place.findings.append(Check(Status.HARNESS, f"no profile: {error}", where="tests.ktap"))
+                found.append((seen[mode].row(mode, hot(part.samples, symbols)),
+                              flame.read_folded(seen[mode].stacks)))
     return found
 
 
@@ -151,30 +142,26 @@ def boot_pair(run: Run, sampled: Request, perf: Request) -> tables.Row:
     vcpus = scaling.lockstep_of(sampled).vcpus
     title = f"{sampled.name}, {vcpus} vCPUs"
     print(f"  {title}", flush=True)
-    modes = []
-    for row, stacks in profiles_of(run.boot(sampled), run.boot(perf)):
-        modes.append(row)
+    profiles = profiles_of(run.boot(sampled), run.boot(perf))
+    for row, stacks in profiles:
         flame.draw(run.directory / f"flame-{sampled.arch.name}-{row['mode']}-{vcpus}.svg",
                    f"{title}, {row['mode']}: the kernel by cpu-clock, which cannot look into code "
                    "that has interrupts off", stacks)
-    return {"name": sampled.name, "vcpus": vcpus, "release": sampled.release, "modes": modes}
-
-
-def build(config: Config) -> None:
-    images.build(config)
-    for arch in config.archs:
-        images.extra_initramfs(config, arch, "profile", PERF=str(images.perf(config, arch)))
+    return {"name": sampled.name, "vcpus": vcpus, "release": sampled.release,
+            "modes": [row for row, _ in profiles]}
 
 
 def profile(config: Config) -> int:
     full = settled(config)
     request_.show_plan(request_.plan(full, "profile", default_mode=True))
     if not config.images:
-        build(full)
+        images.build(full)
+        for arch in full.archs:
+            images.extra_initramfs(full, arch, "profile", PERF=str(images.perf(full, arch)))
     with images.booting(config):
-        wanted = list(requests(full))
+        wanted, machines = list(requests(full)), []
         # The command to repeat a boot names no CONFIG=: profile sets it itself.
-        run, machines = Run(config, "profile"), []
+        run = Run(config, "profile")
         try:
             for sampled, perf in wanted:
                 machines.append(boot_pair(run, sampled, perf))

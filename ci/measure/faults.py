@@ -2,6 +2,7 @@
 """make bench: what one more fault costs, in instructions, and where they go."""
 import dataclasses
 import json
+import operator
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from ci.judge.results import Boot, Run
 from ci.measure import plot, tables, timeline
 from ci.measure.timeline import Timeline
 
-# The loop of known length has a few instructions around it.
+# A loop of known length calibrates the counter; it has a few instructions around it.
 CALIBRATION_ERROR = Fraction(1, 10000)
 # What a record must have, besides its mode
 CALIBRATION = ("calibration", "ticks", "hz")
@@ -55,31 +56,18 @@ def read_numbers(path: pathlib.Path) -> dict[str, tuple[list[Record], list[Recor
 
 def instructions_per_tick(calibrations: Sequence[Record]) -> Fraction:
     """Under icount an instruction is a nanosecond."""
-    return Fraction(1000000000, calibrations[0]["hz"]) if calibrations else Fraction(0)
+    return Fraction(10**9, calibrations[0]["hz"]) if calibrations else Fraction(0)
 
 
-def check_calibration(records: Sequence[Record], tick: Fraction) -> str:
+def check_calibration(records: Sequence[Record], tick: Fraction) -> None:
     """Ticks must be instructions; if not, say by how much."""
+    if not records:
+        raise BadInput("no calibration: not reported")
     for record in records:
         counted, known = record["ticks"] * tick, record["calibration"]
         if abs(counted - known) > known * CALIBRATION_ERROR:
-            return (f"{known} instructions took {float(counted):.0f} by the counter: not exact, "
-                    "not reported")
-    return "" if records else "no calibration: not reported"
-
-
-def pairs(batches: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """One small and one large batch each, which come in either order."""
-    return [(a, b) if a["pages"] < b["pages"] else (b, a)
-            for a, b in zip(batches[::2], batches[1::2])]
-
-
-def check_batches(batches: Sequence[Record]) -> str:
-    sizes = {(small["pages"], large["pages"]) for small, large in pairs(batches)}
-    if len(batches) != 2 * PAIRS or len(sizes) != 1 or any(a == b for a, b in sizes):
-        return (f"{len(batches)} batches in bench.jsonl, want {PAIRS} pairs of a small and a large "
-                "one")
-    return ""
+            raise BadInput(f"{known} instructions took {float(counted):.0f} by the counter: not "
+                           "exact, not reported")
 
 
 def price(batches: Sequence[Record], tick: Fraction) -> tuple[Fraction, Fraction]:
@@ -87,8 +75,15 @@ def price(batches: Sequence[Record], tick: Fraction) -> tuple[Fraction, Fraction
 
     The spread is the difference between the dearest and the cheapest pair.
     """
+    # They come in either order.
+    pairs = [sorted(pair, key=operator.itemgetter("pages"))
+             for pair in zip(batches[::2], batches[1::2])]
+    sizes = {(small["pages"], large["pages"]) for small, large in pairs}
+    if len(batches) != 2 * PAIRS or len(sizes) != 1 or any(a == b for a, b in sizes):
+        raise BadInput(f"{len(batches)} batches in bench.jsonl, want {PAIRS} pairs of a small and "
+                       "a large one")
     slopes = [(large["ticks"] - small["ticks"]) * tick / (large["pages"] - small["pages"])
-              for small, large in pairs(batches)]
+              for small, large in pairs]
     return sum(slopes, Fraction(0)) / len(slopes), max(slopes) - min(slopes)
 
 
@@ -100,27 +95,17 @@ class Row:
     planted: int      # instructions that the benchmark added to each fault
 
 
-def passed(boot: Boot) -> list[str]:
-    return [r.name for r in boot.outcome.stream.results if r.status == "pass"]
-
-
 def measure(boot: Boot) -> list[Row]:
     """One Row a mode.  Problems become findings of the boot."""
-    try:
-        modes = read_numbers(boot.directory / "bench.jsonl")
-    except BadInput as error:
-        boot.findings.append(Check(Status.HARNESS, str(error), where="bench.jsonl"))
-        return []
     rows = []
-    names = passed(boot)
-    for mode in (case.name for case in boot.request.cases if case.name in names):
-        calibrations, batches = modes.get(mode, ([], []))
-        tick = instructions_per_tick(calibrations)
-        problem = check_calibration(calibrations, tick) or check_batches(batches)
-        if problem:
-            boot.findings.append(Check(Status.HARNESS, problem, mode, "bench.jsonl"))
-        else:
-            rows.append(Row(mode, *price(batches, tick), batches[0]["planted"]))
+    with tables.problems(boot, "bench.jsonl"):
+        modes = read_numbers(boot.directory / "bench.jsonl")
+        for mode in tables.passed(boot):
+            calibrations, batches = modes.get(mode, ([], []))
+            tick = instructions_per_tick(calibrations)
+            with tables.problems(boot, "bench.jsonl", case=mode):
+                check_calibration(calibrations, tick)
+                rows.append(Row(mode, *price(batches, tick), batches[0]["planted"]))
     boot.findings += check_planted(rows)
     return [row for row in rows if not row.planted]
 
@@ -138,8 +123,8 @@ def check_planted(rows: Sequence[Row]) -> Iterator[Check]:
                             "bench.jsonl")
 
 
-def check_timeline(parts: Sequence[list[timeline.Event]], batches: Sequence[Record],
-                   tick: Fraction) -> str:
+def timeline_of(mode: str, parts: Sequence[list[timeline.Event]], batches: Sequence[Record],
+                tick: Fraction) -> Timeline:
     """The events must add up to what the guest's own counter says."""
     for part, batch in zip(parts, batches[-TIMED_PARTS:]):
         counted, known = part[-1][0], batch["ticks"] * tick
@@ -149,39 +134,31 @@ def check_timeline(parts: Sequence[list[timeline.Event]], batches: Sequence[Reco
         # An instruction that faults is counted twice, and then the kernel runs.
         repeated = sum(event == "kernel" for _, event in part)
         if not -error <= counted - known <= repeated + error:
-            return (f"{batch['pages']} pages took {counted} instructions by the timeline, "
-                    f"{float(known):.0f} by the counter")
-    return ""
+            raise BadInput(f"{mode}: {batch['pages']} pages took {counted} instructions by the "
+                           f"timeline, {float(known):.0f} by the counter")
+    faults = [fault for part in parts for fault in timeline.faults_of(part)]
+    if any("guest" not in fault.path for fault in faults):
+        raise BadInput(f"{mode}: bench/points: \"enter\" was not seen to end in the guest")
+    return Timeline(faults)
 
 
 def read_timelines(boot: Boot) -> Timelines:
-    """Of the modes in which a guest accesses pages.  Problems become findings."""
-    try:
-        return timelines_of(boot)
-    except (BadInput, OSError, KeyError) as error:
-        boot.findings.append(Check(Status.HARNESS, f"no timeline: {error}", where="timeline"))
-        return {}
-
-
-def timelines_of(boot: Boot) -> Timelines:
-    numbers = read_numbers(boot.directory / "bench.jsonl")
-    parts, modes = timeline.timed_parts(boot.directory / "timeline"), passed(boot)
-    if len(modes) < len(boot.request.cases):
-        return {}  # one that failed may have left events; its verdict says enough
-    if len(parts) != TIMED_PARTS * len(modes):
-        raise BadInput(f"{len(modes)} cases passed, with {len(parts)} timed parts")
+    """Of the modes in which a guest accesses pages.  Problems become findings of the boot."""
     lines = {}
-    for i, mode in enumerate(modes):
-        mine, (calibrations, batches) = parts[TIMED_PARTS * i:][:TIMED_PARTS], numbers[mode]
-        problem = check_timeline(mine, batches, instructions_per_tick(calibrations))
-        faults = [fault for part in mine for fault in timeline.faults_of(part)]
-        if any("guest" not in fault.path for fault in faults):
-            problem = problem or "bench/points: \"enter\" was not seen to end in the guest"
-        if problem:
-            raise BadInput(f"{mode}: {problem}")
-        if faults and not batches[0]["planted"]:
-            lines[mode] = Timeline(faults)
-    return lines
+    with tables.problems(boot, "timeline", "no timeline: "):
+        numbers, modes = read_numbers(boot.directory / "bench.jsonl"), tables.passed(boot)
+        parts = timeline.timed_parts(boot.directory / "timeline")
+        if len(modes) < len(boot.request.cases):
+            return {}  # one that failed may have left events; its verdict says enough
+        if len(parts) != TIMED_PARTS * len(modes):
+            raise BadInput(f"{len(modes)} cases passed, with {len(parts)} timed parts")
+        for i, mode in enumerate(modes):
+            calibrations, batches = numbers[mode]
+            lines[mode] = timeline_of(mode, parts[TIMED_PARTS * i:][:TIMED_PARTS], batches,
+                                      instructions_per_tick(calibrations))
+        return {mode: line for mode, line in lines.items()
+                if line.faults and not numbers[mode][1][0]["planted"]}
+    return {}
 
 
 def with_timeline(request: Request) -> Request:
@@ -201,13 +178,13 @@ def peer(mode: str) -> str:
 def machine(name: str, rows: Sequence[Row], lines: Timelines) -> tables.Row:
     """What a document says of one boot."""
     costs = {row.mode: row.price for row in rows}
-    others = {mode: costs.get(peer(mode)) for mode in costs if peer(mode) != mode}
+    ratios = {mode: float(costs[peer(mode)] / cost) for mode, cost in costs.items()
+              if peer(mode) in costs and peer(mode) != mode}
     floors = {mode: sum(costs[part] for part in parts) for mode, parts in FLOORS.items()
               if {mode, *parts} <= set(costs)}
     return {"name": name,
             "prices": [{"mode": row.mode, "price": float(row.price), "range": float(row.spread),
-                        "ratio": float(other / row.price) if (other := others.get(row.mode))
-                        else None} for row in rows],
+                        "ratio": ratios.get(row.mode)} for row in rows],
             "merits": [{"mode": mode, "ratio": float(costs[mode] / floor),
                         "parts": list(FLOORS[mode]), "floor": float(floor)}
                        for mode, floor in floors.items()],
@@ -216,19 +193,16 @@ def machine(name: str, rows: Sequence[Row], lines: Timelines) -> tables.Row:
 
 
 def draw(directory: pathlib.Path, timelines: dict[str, Timelines]) -> None:
-    charts = {name: {mode: line for mode, line in lines.items() if mode in PICTURED}
-              for name, lines in timelines.items()}
-    charts = {name: lines for name, lines in charts.items() if lines}
-    if charts:
-        curves = {name: {mode: line.curve() for mode, line in lines.items()}
-                  for name, lines in charts.items()}
-        plot.curves("latency", curves, ("instructions of one fault", "per cent of the faults"),
-                    "set logscale x 2\nset xtics rotate by -35\nset key bottom right", directory,
-                    "steps")
-        kinds = {name: {mode: line.kinds() for mode, line in lines.items()}
-                 for name, lines in charts.items()}
-        plot.stacks("stages", kinds, list(timeline.KINDS),
-                    "instructions of one fault, by the event they follow", directory)
+    pictured = {name: {mode: line for mode, line in lines.items() if mode in PICTURED}
+                for name, lines in timelines.items()}
+    plot.curves("latency", {name: {mode: line.curve() for mode, line in lines.items()}
+                            for name, lines in pictured.items()},
+                ("instructions of one fault", "per cent of the faults"),
+                "set logscale x 2\nset xtics rotate by -35\nset key bottom right", directory,
+                "steps")
+    plot.stacks("stages", {name: {mode: line.kinds() for mode, line in lines.items()}
+                           for name, lines in pictured.items()}, timeline.kinds(),
+                "instructions of one fault, by the event they follow", directory)
 
 
 def bench(config: Config) -> int:
@@ -236,22 +210,19 @@ def bench(config: Config) -> int:
     request_.show_plan(request_.plan(config, "bench", default_mode=True, icount=True))
     if not config.images:
         images.build(config)
+    machines, timelines = [], {}
     with images.booting(config):
-        return boot_all(config)
-
-
-def boot_all(config: Config) -> int:
-    requests = [with_timeline(request) for request in
-                request_.requests(config, "bench", default_mode=True, icount=True)]
-    run, machines, timelines = Run(config, "bench"), [], {}
-    try:
-        for request in requests:
-            boot = run.boot(request)
-            rows = measure(boot)
-            timelines[request.name] = read_timelines(boot) if request.timeline else {}
-            machines.append(machine(request.name, rows, timelines[request.name]))
-    finally:
-        document = tables.document("bench", run.boots, machines)
-        (run.directory / "stages.txt").write_text(tables.stages(document))
-        status = tables.finish(run, document)
+        requests = [with_timeline(request) for request in
+                    request_.requests(config, "bench", default_mode=True, icount=True)]
+        run = Run(config, "bench")
+        try:
+            for request in requests:
+                boot = run.boot(request)
+                rows = measure(boot)
+                timelines[request.name] = read_timelines(boot) if request.timeline else {}
+                machines.append(machine(request.name, rows, timelines[request.name]))
+        finally:
+            document = tables.document("bench", run.boots, machines)
+            (run.directory / "stages.txt").write_text(tables.stages(document))
+            status = tables.finish(run, document)
     return plot.afterwards(status, draw, run.directory, timelines)

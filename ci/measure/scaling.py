@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """make scale: how the delivery of faults scales with vCPUs, in lockstep virtual time.
 
-A boot is an architecture and a number of vCPUs.  bench/lockstep/ holds its CPUs together; a
-rate is pages resolved per million instructions of the critical path.  That is a model of
-serialisation: no caches, no coherence.  Each rate is measured with two quanta; their
-difference is the method's error.
+bench/lockstep/ holds the CPUs of a boot together.  A rate is pages resolved per million
+instructions of the critical path: a model of serialisation, without caches or coherence.
 """
 import collections
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -22,12 +21,13 @@ from ci.build import images
 from ci.build.progress import TimeLeft
 from ci.config import Config
 from ci.facts.text import ROOT, BadInput, rows
-from ci.judge.check import Check, Status
+from ci.judge.check import Status
 from ci.judge.results import Boot, Run, check_resume
 from ci.measure import plot, tables
 
-# The first is the one that the tables have.  Longer ones let a CPU spin for a lock whose
-# holder has used its quantum up; shorter ones cost host time.
+# Tables have the rates of the first; what the second gives instead is the method's error.
+# Longer ones let a CPU spin for a lock whose holder has used its quantum up; shorter ones cost
+# host time.
 QUANTA = (250, 500)
 # The modes of the published table, the fair peer, and what no delivery costs
 WITHOUT, WITH, SHARDED, MAPPED = "uffd_minor", "fast_minor", "uffd_minor_sharded", "mapped"
@@ -36,7 +36,7 @@ FEW = (MAPPED, WITHOUT, SHARDED, WITH)
 VCPUS = {False: (1, 2, 4, 8), True: (1, 2, 4, 8, 16, 32)}
 BOOTS = {False: 1, True: 3}
 # What the README has to have: (vCPUs, boot)
-FULL_RUN = {(n, boot + 1) for n in VCPUS[True] for boot in range(BOOTS[True])}
+FULL_RUN = set(itertools.product(VCPUS[True], range(1, BOOTS[True] + 1)))
 # NR_CPUS of the guest
 MAX_CPUS = 64
 # Above that, in per cent, a point is marked
@@ -80,10 +80,12 @@ def lockstep_of(request: Request) -> Lockstep:
 
 def requests(config: Config) -> list[Request]:
     """One Request a boot; every point once, then every point again."""
-    plain = list(request_.requests(config, "scale", default_mode=True))
+    plain = request_.requests(config, "scale", default_mode=True)
     return [with_lockstep(request, vcpus, boot) for boot in range(1, config.boots + 1)
             for vcpus in config.vcpus for request in plain]
 
+
+# --- what a boot has left ---
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -112,14 +114,12 @@ def read_lockstep(path: pathlib.Path) -> tuple[list[Part], list[int]]:
     parts: list[Part] = []
     start: list[int] = []
     for line in text.splitlines():
-        mark, sample = MARK.fullmatch(line), SAMPLE.fullmatch(line)
-        if mark and not start:
-            start = [int(word) for word in mark.groups()]
-        elif mark:
-            now, quantum, timeouts = (int(word) for word in mark.groups())
-            parts.append(Part(now - start[0], quantum, timeouts - start[2], {}))
-            start = []
-        elif sample and parts:
+        if mark := MARK.fullmatch(line):
+            now, quantum, timeouts = map(int, mark.groups())
+            if start:
+                parts.append(Part(now - start[0], quantum, timeouts - start[1], {}))
+            start = [] if start else [now, timeouts]
+        elif parts and (sample := SAMPLE.fullmatch(line)):
             parts[-1].samples[sample[1], int(sample[2], 16)] = int(sample[3])
     if start:
         raise BadInput(f"{path} has a part that does not end")
@@ -136,37 +136,33 @@ class Point:
 
 def points_of(boot: Boot) -> list[Point]:
     """What one boot has measured.  Problems become findings of the boot."""
-    try:
-        return read_points(boot, lockstep_of(boot.request))
-    except (BadInput, OSError, ValueError, KeyError, ZeroDivisionError) as error:
-        boot.findings.append(Check(Status.HARNESS, f"not measured: {error}", where="lockstep"))
-        return []
+    lockstep, cpus = lockstep_of(boot.request), boot.request.cpus
+    with tables.problems(boot, "lockstep", "not measured: "):
+        # Each case has a timed part for each quantum.
+        wanted = [(mode, quantum) for mode in tables.passed(boot) for quantum in lockstep.quanta]
+        parts, (_, quanta, timeouts, idle) = read_lockstep(boot.directory / "lockstep")
+        records = [json.loads(line)
+                   for line in (boot.directory / "bench.jsonl").read_text().splitlines()]
+        modes = [(mode, lockstep.vcpus) for mode, _ in wanted]
+        if len(parts) != len(wanted) or [(r["mode"], r["vcpus"]) for r in records] != modes:
+            raise BadInput(f"{len(wanted)} timed parts, with {len(parts)} in lockstep and "
+                           f"{len(records)} records, not all as wanted")
+        problems = [f"{mode}: {problem}" for (mode, quantum), part in zip(wanted, parts)
+                    if (problem := part.problem(quantum, cpus))]
+        if problems:
+            raise BadInput("; ".join(problems))
+        boot.meta["lockstep"] = {
+            "vcpus": lockstep.vcpus, "boot": lockstep.boot,
+            "timeouts": timeouts / quanta / cpus, "idle": idle / quanta / cpus}
+        return [Point(mode, lockstep.vcpus, quantum, r["pages"] * 1e6 / part.instructions)
+                for (mode, quantum), r, part in zip(wanted, records, parts)]
+    return []
 
 
-def read_points(boot: Boot, lockstep: Lockstep) -> list[Point]:
-    # Each case has a timed part for each quantum.
-    wanted = [(r.name, quantum) for r in boot.outcome.stream.results if r.status == "pass"
-              for quantum in lockstep.quanta]
-    parts, (_, quanta, timeouts, idle) = read_lockstep(boot.directory / "lockstep")
-    records = [json.loads(line)
-               for line in (boot.directory / "bench.jsonl").read_text().splitlines()]
-    modes = [(mode, lockstep.vcpus) for mode, _ in wanted]
-    if len(parts) != len(wanted) or [(r["mode"], r["vcpus"]) for r in records] != modes:
-        raise BadInput(f"{len(wanted)} timed parts, with {len(parts)} in lockstep and "
-                       f"{len(records)} records, not all as wanted")
-    cpus = boot.request.cpus
-    problems = [f"{mode}: {problem}" for (mode, quantum), part in zip(wanted, parts)
-                if (problem := part.problem(quantum, cpus))]
-    if problems:
-        raise BadInput("; ".join(problems))
-    boot.meta["lockstep"] = {"vcpus": lockstep.vcpus, "boot": lockstep.boot,
-                             "timeouts": timeouts / quanta / cpus, "idle": idle / quanta / cpus}
-    return [Point(mode, lockstep.vcpus, quantum, r["pages"] * 1e6 / part.instructions)
-            for (mode, quantum), r, part in zip(wanted, records, parts)]
-
+# --- the table ---
 
 class Rates:
-    """The points of one architecture, asked for by mode, number of vCPUs and quantum."""
+    """The points of one architecture, by mode, number of vCPUs and quantum."""
 
     def __init__(self, points: Iterable[Point]):
         self.points: dict[tuple[str, int, int], list[float]] = collections.defaultdict(list)
@@ -180,42 +176,32 @@ class Rates:
         rates = self.points.get((mode, vcpus, quantum))
         return statistics.fmean(rates) if rates else None
 
-    def efficiency(self, mode: str, vcpus: int) -> float | None:
-        """Per cent of the rate of one vCPU times their number; of shared pages, of one's."""
-        here, single = self.rate(mode, vcpus), self.rate(mode, 1)
-        times = 1 if mode.endswith("_overlap") else vcpus
-        return 100 * here / times / single if here and single else None
-
-    def error(self, mode: str, vcpus: int) -> float | None:
-        """Per cent that the quanta differ by."""
-        here, other = (self.rate(mode, vcpus, quantum) for quantum in QUANTA)
-        return 100 * abs(here - other) / here if here and other else None
-
-    def spread(self, mode: str, vcpus: int) -> float | None:
-        """Per cent that the boots differ by, of their mean."""
+    def row(self, mode: str, vcpus: int) -> tables.Row:
         rates = self.points.get((mode, vcpus, QUANTA[0]), [])
-        return 100 * (max(rates) - min(rates)) / statistics.fmean(rates) if rates[1:] else None
+        here, other = (self.rate(mode, vcpus, quantum) for quantum in QUANTA)
+        single = self.rate(mode, 1)
+        # vCPUs that overlap share the pages: together they resolve each once.
+        times = 1 if mode.endswith("_overlap") else vcpus
+        return {"mode": mode, "vcpus": vcpus, "rate": here,
+                "efficiency": 100 * here / times / single if here and single else None,
+                "error": 100 * abs(here - other) / here if here and other else None,
+                "spread": 100 * (max(rates) - min(rates)) / here if here and rates[1:] else None}
+
+    def ratios(self, vcpus: int) -> tables.Row:
+        """The columns of the published table, and the fair peer's."""
+        here, without, sharded = (self.rate(mode, vcpus) for mode in (WITH, WITHOUT, SHARDED))
+        return {"vcpus": vcpus, "without": without, "with": here,
+                "published": load_published().get(vcpus),
+                "ratio": here / without if here and without else None,
+                "sharded": here / sharded if here and sharded else None,
+                "per_vcpu": here and here / vcpus}
 
     def machine(self, name: str) -> tables.Row:
         """What a document says of it."""
         return {"name": name, "vcpus": self.numbers,
-                "rates": [{"mode": mode, "vcpus": n, "rate": self.rate(mode, n),
-                           "efficiency": self.efficiency(mode, n), "error": self.error(mode, n),
-                           "spread": self.spread(mode, n)}
-                          for mode in self.modes for n in self.numbers],
-                "ratios": self.ratios() if {WITH, WITHOUT} <= set(self.modes) else []}
-
-    def ratios(self) -> list[tables.Row]:
-        published = load_published()
-        found = []
-        for n in self.numbers:
-            here, without, sharded = (self.rate(mode, n) for mode in (WITH, WITHOUT, SHARDED))
-            found.append({"vcpus": n, "without": without, "with": here,
-                          "published": published.get(n),
-                          "ratio": here / without if here and without else None,
-                          "sharded": here / sharded if here and sharded else None,
-                          "per_vcpu": here and here / n})
-        return found
+                "rates": [self.row(mode, n) for mode in self.modes for n in self.numbers],
+                "ratios": [self.ratios(n) for n in self.numbers
+                           if {WITH, WITHOUT} <= set(self.modes)]}
 
 
 def load_published(path: pathlib.Path = ROOT / "bench" / "published") -> dict[int, float]:
@@ -234,9 +220,8 @@ def method(boots: Iterable[Boot]) -> tables.Row:
 
 
 def curves(machine: tables.Row) -> dict[str, plot.Points]:
-    points: dict[str, plot.Points] = {
-        mode: [(row["vcpus"], row["rate"]) for row in machine["rates"]
-               if row["mode"] == mode and row["rate"]] for mode in FEW}
+    points = {mode: [(row["vcpus"], row["rate"]) for row in machine["rates"]
+                     if row["mode"] == mode and row["rate"]] for mode in FEW}
     ideal = [(n, n * rate) for one, rate in points[WITH] if one == 1 for n in machine["vcpus"]]
     return {**points, f"{WITH}, ideal": ideal}
 
@@ -245,49 +230,44 @@ def draw(directory: pathlib.Path, machines: list[tables.Row]) -> None:
     log = "set logscale xy 2\nset key top left"
     plot.curves("scaling", {machine["name"]: curves(machine) for machine in machines},
                 ("vCPUs", "pages per million instructions of critical path"), log, directory)
-    ratios: dict[str, plot.Points] = {
-        f"{machine['name']}, lockstep model": [(row["vcpus"], row["ratio"])
-                                               for row in machine["ratios"] if row["ratio"]]
-        for machine in machines}
+    ratios = {f"{machine['name']}, lockstep model": [(row["vcpus"], row["ratio"])
+                                                     for row in machine["ratios"] if row["ratio"]]
+              for machine in machines}
     ratios["published, x86, hardware, 2023"] = list(load_published().items())
     plot.curves("ratio", {"one userfaultfd, shape alone": ratios},
                 ("vCPUs", "with the flag, as a multiple of without"), log, directory)
 
 
-def weight(request: Request) -> int:
-    return len(request.cases) * (lockstep_of(request).vcpus + 2)
-
+# --- the command ---
 
 def measure(run: Run, wanted: Sequence[Request]) -> list[tables.Row]:
     """The machines of a document; what there is if it is cut off as well."""
     points: dict[str, list[Point]] = collections.defaultdict(list)
-    left = TimeLeft(map(weight, wanted))
-    for n, request in enumerate(wanted, 1):
-        lockstep = lockstep_of(request)
+    weights = [len(request.cases) * (lockstep_of(request).vcpus + 2) for request in wanted]
+    left = TimeLeft(weights)
+    for n, (request, weight) in enumerate(zip(wanted, weights), 1):
+        lockstep, start = lockstep_of(request), time.monotonic()
         print(f"  {n}/{len(wanted)}  {request.name}, {lockstep.vcpus} vCPUs, "
               f"boot {lockstep.boot}{left}", flush=True)
-        start = time.monotonic()
         try:
             points[request.name] += points_of(run.boot(request))
         except KeyboardInterrupt:
             break
-        left.add(weight(request), time.monotonic() - start)
+        left.add(weight, time.monotonic() - start)
     return [Rates(mine).machine(name) for name, mine in points.items() if mine]
 
 
 def scale(config: Config) -> int:
     plot.check()
-    full = settled(config)
-    resume = check_resume(config, "scale")
+    full, resume = settled(config), check_resume(config, "scale")
     request_.show_plan(request_.plan(full, "scale", default_mode=True))
     if not config.images:
         images.build(full)
     with images.booting(config):
-        wanted = requests(full)
-        run = Run(full, "scale", resume)
+        wanted, run = requests(full), Run(full, "scale", resume)
         machines = measure(run, wanted)
-    document = tables.document("scale", run.boots, machines, method=method(run.boots))
-    status = tables.finish(run, document)
+    status = tables.finish(run, tables.document("scale", run.boots, machines,
+                                                method=method(run.boots)))
     if len(run.boots) < len(wanted) or run.boots[-1].verdict == Status.INTERRUPTED:
         again = " ".join(config.given("arch", "mode", "cases", "full", "vcpus", "boots"))
         print(f"scale: cut off; to go on: make scale {again} RESUME={run.directory}",

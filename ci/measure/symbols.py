@@ -21,9 +21,9 @@ class Symbols:
             raise BadInput(f"{self.path} has no {name}: this kernel lacks it")
         return self.by_name[name]
 
-    def first(self, names: Iterable[str]) -> str | None:
-        """The first of these that there is."""
-        return next((name for name in names if name in self.by_name), None)
+    def first(self, names: Iterable[str]) -> str:
+        """The first of these that there is, or ""."""
+        return next((name for name in names if name in self.by_name), "")
 
     def end(self, name: str) -> int:
         """Where the next symbol begins."""

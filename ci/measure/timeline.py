@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """The events of single faults, which bench/lockstep/timeline.c wrote down.
 
-A fault is what happens from the guest's access to a page to its access to the next one.
-Most faults take the same path, a sequence of events.  The stage of an event lasts until the
-next one: a context switch or the way back to userspace have no event of their own.  A timer
-tick or the refill of an allocator is part of the stage that it falls into, hence medians
-beside means.
+A fault lasts from the guest's access to a page to its access to the next one, a stage from an
+event to the next one.  A timer tick or the refill of an allocator is part of the stage that it
+falls into, hence medians beside means.
 """
 import collections
 import dataclasses
+import functools
+import itertools
 import math
 import pathlib
 import statistics
@@ -16,28 +16,31 @@ from collections.abc import Iterable
 
 from ci.facts.text import ROOT, BadInput, rows
 from ci.measure.symbols import Symbols
-from ci.measure.tables import QUANTILES, Row
+from ci.measure.tables import Row
 
-# What is executed from an event on, in words; of the events of bench/points and the
-# plugin's own.
-WORDS = {
-    "page": "guest: the access", "guest": "guest: once more, and on to the next",
-    "kernel": "kernel: entered", "user": "userspace", "fault": "KVM: the fault",
-    "lookup": "KVM: lookup of the page", "wait": "userfaultfd: told of the fault",
-    "switch": "kernel: another thread", "map": "KVM: the page into the guest's page table",
-    "provide": "UFFDIO ioctl", "wake": "kernel: wake a thread", "run": "KVM_RUN",
-    "load": "KVM: the vCPU onto this CPU", "put": "KVM: the vCPU off this CPU",
-}
-# What the picture of the stages takes together: {kind: events}
-KINDS = {"the guest": ("page", "guest"), "entry of the kernel": ("kernel",),
-         "fault, lookup": ("fault", "lookup"), "mapping": ("map",),
-         "KVM_RUN, load, put": ("run", "load", "put"), "userfaultfd": ("wait", "provide"),
-         "schedule, wake": ("switch", "wake"), "return to userspace": ("user",)}
+POINTS, EVENTS = ROOT / "bench" / "points", ROOT / "ci" / "measure" / "events"
+QUANTILES = ("min", "median", "p99", "max")
+
 Event = tuple[int, str]   # instructions since the mark, name
 
 
-def load_points(arch: str, mode: str,
-                path: pathlib.Path = ROOT / "bench" / "points") -> dict[str, list[str]]:
+@functools.cache
+def load_events(path: pathlib.Path = EVENTS) -> dict[str, tuple[str, str]]:
+    """{event: (its kind in the picture of the stages, what is executed from it on)}"""
+    events = {}
+    for where, line in rows(path):
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) != 3:
+            raise BadInput(f"{where}: want event | kind | words")
+        events[fields[0]] = fields[1], fields[2]
+    return events
+
+
+def kinds() -> list[str]:
+    return list(dict.fromkeys(kind for kind, _ in load_events().values()))
+
+
+def load_points(arch: str, mode: str, path: pathlib.Path = POINTS) -> dict[str, list[str]]:
     """{name: functions} for a mode of an architecture; empty if it has no "enter"."""
     points = {}
     for where, line in rows(path):
@@ -52,7 +55,7 @@ def load_points(arch: str, mode: str,
 def plugin_arguments(points: dict[str, list[str]], system_map: pathlib.Path) -> tuple[str, ...]:
     """The plugin's arguments: where the functions are, by the kernel's System.map."""
     symbols = Symbols(system_map)
-    found = {name: symbols.first(names) or "" for name, names in points.items()}
+    found = {name: symbols.first(names) for name, names in points.items()}
     missing = [" or ".join(points[name]) for name, function in found.items() if not function]
     if missing:
         raise BadInput(f"{system_map} has no {', '.join(missing)}: bench/points names functions "
@@ -93,10 +96,9 @@ def faults_of(part: list[Event]) -> list[Fault]:
     """The faults of a timed part.  The last one is left out: where it ends cannot be seen."""
     starts = [i for i, (_, event) in enumerate(part) if event == "page"]
     faults = []
-    for start, end in zip(starts, starts[1:]):
-        counts = [count for count, _ in part[start:end + 1]]
-        faults.append(Fault(tuple(event for _, event in part[start:end]),
-                            tuple(b - a for a, b in zip(counts, counts[1:]))))
+    for start, end in itertools.pairwise(starts):
+        counts, events = zip(*part[start:end + 1])
+        faults.append(Fault(events[:-1], tuple(b - a for a, b in itertools.pairwise(counts))))
     return faults
 
 
@@ -108,29 +110,21 @@ def quantile(values: Iterable[int], share: float) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """Of one mode: all of its faults, and those of the path that most of them take."""
+    """All faults of one mode."""
     faults: list[Fault]
 
-    @property
     def usual(self) -> list[Fault]:
+        """Those of the path that most of them take."""
         path, _ = collections.Counter(f.path for f in self.faults).most_common(1)[0]
         return [f for f in self.faults if f.path == path]
 
-    @property
-    def stages(self) -> list[tuple[str, int, float]]:
-        """[(event, median, mean)] of the usual path, in instructions until the next event."""
-        usual = self.usual
-        return [(event, statistics.median_low(takes), statistics.fmean(takes))
-                for event, takes in zip(usual[0].path, zip(*(f.takes for f in usual)))]
-
     def kinds(self) -> dict[str, float]:
         """{kind: mean instructions} over all faults."""
-        sums: collections.Counter[str] = collections.Counter()
-        for fault in self.faults:
-            for event, takes in zip(fault.path, fault.takes):
-                sums[event] += takes
-        return {kind: sum(sums[event] for event in events) / len(self.faults)
-                for kind, events in KINDS.items()}
+        events, sums = load_events(), dict.fromkeys(kinds(), 0)
+        for event, takes in (pair for f in self.faults for pair in zip(f.path, f.takes)):
+            if event in events:
+                sums[events[event][0]] += takes
+        return {kind: total / len(self.faults) for kind, total in sums.items()}
 
     def curve(self) -> list[tuple[float, float]]:
         """[(instructions, per cent of the faults that take no more)]"""
@@ -147,6 +141,10 @@ class Timeline:
                 **dict(zip(QUANTILES, self.distribution()))}
 
     def stages_row(self, mode: str) -> Row:
-        return {"mode": mode, "share": 100 * len(self.usual) / len(self.faults),
-                "events": [{"event": event, "words": WORDS.get(event, event), "median": median,
-                            "mean": mean} for event, median, mean in self.stages]}
+        """Of the usual path."""
+        usual, events = self.usual(), load_events()
+        stages = zip(usual[0].path, zip(*(f.takes for f in usual)))
+        return {"mode": mode, "share": 100 * len(usual) / len(self.faults),
+                "events": [{"event": event, "words": events.get(event, ("", event))[1],
+                            "median": statistics.median_low(takes),
+                            "mean": statistics.fmean(takes)} for event, takes in stages]}

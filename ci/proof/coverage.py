@@ -11,24 +11,25 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ci.boot import request as request_
-from ci.build import images
-from ci.build.files import write_json
+from ci.build import files, images
 from ci.build.git import git
 from ci.config import Config
 from ci.facts import arch as arch_
 from ci.facts import base as base_
-from ci.facts.text import BadInput, rows
+from ci.facts.text import ROOT, BadInput, rows
 from ci.judge.results import Boot, Run
 
 # "path\n", the size in hexadecimal, and the data; last "end\n" and how many there were
 RECORD = re.compile(rb"([^\n]+)\n([0-9a-f]{8})\n")
 HUNK = re.compile(r"@@ -\S+ \+(\d+)")
+TEMPLATE = ROOT / "ci/proof/templates/coverage.txt.j2"
 
 Lines = dict[str, dict[int, str]]             # {file: {number: text}}
 Counts = dict[str, "collections.Counter[int]"]  # {file: {number: times executed}}
@@ -42,12 +43,11 @@ def series_lines(tree: pathlib.Path) -> Lines:
     lines: Lines = collections.defaultdict(dict)
     path, number = "", 0
     for line in diff.splitlines():
-        hunk = HUNK.match(line)
-        if line.startswith("+++ b/"):
-            path = line[6:]
-        elif hunk:
+        if hunk := HUNK.match(line):
             number = int(hunk[1])
-        elif line.startswith("+") and not line.startswith("+++"):
+        elif line.startswith("+++ "):
+            path = line.removeprefix("+++ b/")
+        elif line.startswith("+"):
             lines[path][number] = line[1:]
             number += 1
     return lines
@@ -61,6 +61,8 @@ def records(raw: pathlib.Path) -> Iterator[tuple[str, bytes]]:
         if match[1] == b"end":
             if size != count:
                 raise BadInput(f"{raw} has {count} of {size} files")
+            if not count:
+                raise BadInput(f"{raw} is empty: is the kernel one of CONFIG=gcov?")
             return
         if at + size > len(data):
             break
@@ -70,33 +72,28 @@ def records(raw: pathlib.Path) -> Iterator[tuple[str, bytes]]:
 
 
 def count_lines(gcov: str, objects: pathlib.Path, path: str, data: bytes, counts: Counts) -> None:
-    """Add what one .gcda says; the tree is where the objects' directory is."""
-    relative = path.split(f"/{objects.name}/", 1)[1]
+    """Add what one .gcda says.  The kernel's tree is the parent directory of the objects."""
+    notes = (objects / path.split(f"/{objects.name}/", 1)[1]).with_suffix(".gcno")
     with tempfile.TemporaryDirectory() as directory:
-        gcda = pathlib.Path(directory, pathlib.Path(relative).name)
-        gcda.write_bytes(data)
-        notes = (objects / relative).with_suffix(".gcno")
-        gcda.with_suffix(".gcno").write_bytes(notes.read_bytes())
-        text = subprocess.run([gcov, "--json-format", "--stdout", gcda.name], cwd=directory,
-                              capture_output=True, check=True).stdout
+        shutil.copy(notes, directory)
+        pathlib.Path(directory, f"{notes.stem}.gcda").write_bytes(data)
+        text = subprocess.run([gcov, "--json-format", "--stdout", f"{notes.stem}.gcda"],
+                              cwd=directory, capture_output=True, check=True).stdout
     for file in json.loads(text)["files"]:
         source = (objects / file["file"]).resolve()
         if source.is_relative_to(objects.parent):
-            name = str(source.relative_to(objects.parent))
             for line in file["lines"]:
-                counts[name][line["line_number"]] += line["count"]
+                number = line["line_number"]
+                counts[str(source.relative_to(objects.parent))][number] += line["count"]
 
 
 def count_boots(config: Config, arch: arch_.Arch, boots: Sequence[Boot], lines: Lines) -> Counts:
     counts: Counts = collections.defaultdict(collections.Counter)
     objects = (config.out / "patched" / "linux").resolve() / f"out-{arch.name}-gcov"
+    gcov = images.toolchain(config, arch).cross + "gcov"
     for boot in boots:
-        found = list(records(boot.directory / "gcov.raw"))
-        if not found:
-            raise BadInput(f"{boot.directory}/gcov.raw is empty: is the kernel one of "
-                           "CONFIG=gcov?")
-        for path, data in found:
-            count_lines(images.toolchain(config, arch).cross + "gcov", objects, path, data, counts)
+        for path, data in records(boot.directory / "gcov.raw"):
+            count_lines(gcov, objects, path, data, counts)
     for file in lines:  # else its lines would be missing unnoticed
         if (objects / file).with_suffix(".o").exists() and file not in counts:
             raise BadInput(f"{file} is in the kernel of {arch.name}, but has no counters: "
@@ -134,17 +131,7 @@ def missed(table: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def render(table: dict[str, Any]) -> str:
-    coded = [line["count"] for line in table["lines"] if line["count"] is not None]
-    out = [f"{table['arch']}: {sum(map(bool, coded))} of {len(coded)} lines with code executed, "
-           f"{len(missed(table))} neither executed nor excused"]
-    for line in table["lines"]:
-        count = {None: "-", 0: "#####"}.get(line["count"], line["count"])
-        out.append(f"{count:>9} {line['file']}:{line['line']}: {line['text']}"
-                   + (f"   [{line['excuse']}]" if line["excuse"] else ""))
-    blank = " " * 10
-    out += [f"{blank}executed, or not of the series, though excused: {file}: {text}"
-            for file, text in table["idle"]]
-    return "\n".join([*out, *(f"{blank}not built here: {file}" for file in table["absent"]), ""])
+    return files.render(TEMPLATE, missed=missed(table), **table)
 
 
 def good(table: dict[str, Any]) -> bool:
@@ -167,16 +154,14 @@ def coverage(config: Config) -> int:
         status = run.summary()
     lines, tables = series_lines(config.out / "patched" / "linux"), []
     for arch in config.archs:
-        mine = [boot for boot in run.boots if boot.request.arch.name == arch.name]
+        mine = [boot for boot in run.boots if boot.request.arch == arch]
         counts = count_boots(config, arch, mine, lines)
         tables.append(compare(arch.name, lines, counts, excuses))
     text = "\n".join(map(render, tables))
     print(text, end="")
     whole = not config.cases and not config.mode and len(tables) == len(arch_.names())
-    places = [run.directory]
-    if not status and whole and config.base == base_.DEFAULT:
-        places.append(config.base_facts.results)
-    for directory in places:
-        write_json(directory / "coverage.json", tables)
+    commit = not status and whole and config.base == base_.DEFAULT
+    for directory in [run.directory, *([config.base_facts.results] if commit else [])]:
+        files.write_json(directory / "coverage.json", tables)
         (directory / "coverage.txt").write_text(text)
     return status or int(not all(map(good, tables)))

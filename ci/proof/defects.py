@@ -5,28 +5,26 @@ kernel-patches/README.md has the format of a defect.  There are three kinds: mut
 cases must notice; plants, known costs that the benchmarks must find; and spoiled patches, which
 must be the first finding of make revision.
 """
-import collections
 import contextlib
 import dataclasses
 import fnmatch
-import operator
+import functools
 import pathlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ci import config as config_
 from ci.boot import request as request_
-from ci.build import images, progress
-from ci.build.files import read_json, write_json
+from ci.build import files, images, progress
 from ci.build.git import git
 from ci.config import Config
 from ci.facts import base as base_
 from ci.facts import cases as cases_
 from ci.facts.arch import Arch
-from ci.facts.text import BadInput
+from ci.facts.text import ROOT, BadInput
 from ci.judge import check as check_
 from ci.judge.check import Check, Status
 from ci.judge.results import DISK_IS_FULL, Boot, Run
@@ -34,22 +32,20 @@ from ci.measure import faults, scaling
 from ci.revision import judge as revision_
 
 DEFECTS = base_.PATCHES / "defects"
+TEMPLATE = ROOT / "ci/proof/templates/defects.txt.j2"
 SECTION = re.compile(r"^Base: (\S+)\n", re.MULTILINE)
 FIELD = re.compile(r"^([A-Z][a-z]+(?:-by)?): (.*)$", re.MULTILINE)
 DIFF = "\ndiff --git "
 CASES = cases_.FILES["tests"]
 KILLS = (Status.FAIL, Status.TIMEOUT, Status.SPLAT, Status.LOST, Status.SKIP)
-# Not scaled.  A case takes a second or two, upstream's demand_paging_test on arm64 eight,
-# which the series without a mutant has to show under the same limit; one that a mutant has
-# hanging takes this long.  With a configuration of its own, which is slower, the cases' own
-# limits hold.
+# Not scaled.  The slowest case, upstream's demand_paging_test on arm64, takes eight; one that
+# hangs takes all of it.  With a configuration of its own, which is slower, the cases' limits hold.
 CASE_SECONDS = 15
 TOLERANCE = {"Bench": 0.02, "Scale": 0.15}
 NOT_TRIED = "ERROR"
 
 Row = dict[str, str]
-Setting = tuple[str, str]          # mode and configuration: what is booted, the kernel aside
-Verdict = tuple[bool | None, str]  # whether it was noticed (None: not tried), and how
+Verdict = tuple[bool, str]  # whether a defect was noticed, and how
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +59,6 @@ class Defect:
     @property
     def name(self) -> str:
         return self.path.stem
-
-    def setting(self, arch: Arch) -> Setting:
-        return self.fields.get("Mode") or arch.modes[0].name, self.fields.get("Config", "")
 
     @property
     def killers(self) -> list[str]:
@@ -94,37 +87,34 @@ class Defect:
         return tool, status, words, patch
 
 
+Trial = tuple[Defect, Config]  # with the knobs for it, which name one architecture
+
+
 class Trials:
     """A run, and a tree of its own: the series, with one defect at a time."""
 
     def __init__(self, config: Config, what: str):
         self.config, self.place = config, config.out / "mutant"
-        self.tree = self.place / "linux"
-        self.run = Run(config, what)
+        self.tree, self.run = self.place / "linux", Run(config, what)
 
-    def build(self, arch: Arch, defect: Defect | None, label: str, name: str = "") -> str:
-        """One kernel, of CONFIG=@name: what went wrong, or "", as it has to be without a defect."""
-        log = self.run.directory / f"{label}.build.log"
-        config = dataclasses.replace(self.config, config=name)
+    def build(self, config: Config, defect: Defect | None, label: str) -> None:
+        """The kernel of an architecture, with a defect or without any."""
+        (arch,), log = config.archs, self.run.directory / f"{label}.build.log"
         git(self.tree, "reset", "-q", "--hard")
-        try:
-            if defect:
-                git(self.tree, "apply", "-", input=defect.diff)
-        except BadInput as error:
-            return str(error)
-        image = images.image(config, arch, self.place)
-        command = images.guest_make(config, arch, image.kernel, SERIES="mutant")
+        if defect:
+            git(self.tree, "apply", "-", input=defect.diff)
+        kernel = images.image(config, arch, self.place).kernel
         with open(log, "wb") as stream:
-            status = progress.call(command, stream, env=config_.environment())
-        if status and not defect:
-            raise BadInput(f"the series without a defect does not build, see {log}")
-        return f"does not build, see {log}" if status else ""
+            status = progress.call(images.guest_make(config, arch, kernel, SERIES="mutant"), stream,
+                                   env=config_.environment())
+        if status:
+            who = "" if defect else "the series without a defect "
+            raise BadInput(f"{who}does not build, see {log}")
 
-    def request(self, arch: Arch, kind: str, icount: bool = False,
-                **knobs: Any) -> request_.Request:
-        config, place = dataclasses.replace(self.config, arch=(arch.name,), **knobs), self.place
-        request, = request_.requests(config, kind, True, icount, images=place.resolve())
-        return dataclasses.replace(request, initramfs=place.resolve() / f"{arch.name}.cpio")
+    def request(self, config: Config, kind: str, icount: bool = False) -> request_.Request:
+        place = self.place.resolve()
+        request, = request_.requests(config, kind, True, icount, images=place)
+        return dataclasses.replace(request, initramfs=place / f"{request.arch.name}.cpio")
 
     def boot(self, request: request_.Request, label: str) -> Boot:
         return self.run.trial(request, self.run.directory / label)
@@ -137,12 +127,15 @@ class Kind:
     what: str       # name of its defects, and of its table
     want: str       # of a file, for the refusal
     fits: Callable[[Defect], Any]
-    tried: Callable[[Trials, Arch, list[Defect]], Iterator[Verdict]]
-    head: str       # of the table
     good: str       # verdicts
     bad: str
-    widths: tuple[int, int, int]
-    order: tuple[str, ...] = ("name",)
+    line: str       # of the table
+    # Tries a defect, with what without() returned; BadInput if it cannot be tried.
+    attempt: Callable[[Trials, Defect, Config, Any], Verdict]
+    # Tries the series without a defect.
+    without: Callable[[Trials, list[Trial]], Any] = lambda *_: None
+    # The knobs for a defect, from those for an architecture
+    knobs: Callable[[Config, Defect], Config] = lambda config, _: config
     each_arch: bool = False  # has a table for itself, and must have a defect
 
 
@@ -172,85 +165,79 @@ def read(path: pathlib.Path, base: str, kind: Kind) -> Defect | None:
 def load(kind: Kind, base: str, patterns: Sequence[str] = ()) -> list[Defect]:
     """Those for a base whose names match one of the shell patterns."""
     found = [read(path, base, kind) for path in sorted((DEFECTS / kind.directory).glob("*.patch"))]
-    chosen = [defect for defect in found if defect and (
-        not patterns or any(fnmatch.fnmatchcase(defect.name, p) for p in patterns))]
+    chosen = [defect for defect in found if defect
+              and any(fnmatch.fnmatchcase(defect.name, p) for p in patterns or ("*",))]
     if not chosen:
         raise BadInput(f"nothing in kernel-patches/defects/{kind.directory} is for BASE={base}"
                        + (f" and matches MUTANTS={' '.join(patterns)}" if patterns else ""))
     return chosen
 
 
-def plan(config: Config, kind: Kind) -> list[tuple[Arch, list[Defect]]]:
-    """The defects for each architecture; BadInput if there is none, or one cannot be tried."""
-    defects = load(kind, config.base, config.mutants)
-    found = [(arch, [d for d in defects if arch.name in d.archs]) for arch in config.archs]
+def plan(config: Config, kind: Kind) -> list[tuple[Arch, list[Trial]]]:
+    """The trials of each architecture; BadInput if there is none, or one cannot be made."""
+    defects, found = load(kind, config.base, config.mutants), []
+    for arch in config.archs:
+        here = dataclasses.replace(config, arch=(arch.name,))
+        found.append((arch, [(d, kind.knobs(here, d)) for d in defects if arch.name in d.archs]))
     idle = [arch.name for arch, mine in found if not mine]
     if len(idle) == len(found) or (idle and kind.each_arch):
         raise BadInput(f"MUTANTS={' '.join(config.mutants)}: none of them is for "
                        f"{' '.join(idle)}; say ARCH= as well")
-    for arch, mine in found if kind is TESTS else ():
-        for mutant in mine:
-            check_mutant(config, mutant, arch)
     return found
+
+
+def where(config: Config) -> str:
+    """ARCH, ARCH/MODE or ARCH/MODE/CONFIG."""
+    return "/".join(filter(None, (*config.arch, *config.mode, config.config)))
 
 
 # --- mutants ---
 
-def killers_in(config: Config, arch: Arch, setting: Setting, killers: Sequence[str]) -> list[str]:
-    """Those that the mode and the configuration have, in the order in which they run."""
-    return [case.name for case in cases_.select(CASES, arch.name, setting[0], config.base_facts,
-                                                killers, setting[1])]
-
-
-def check_mutant(config: Config, mutant: Defect, arch: Arch) -> None:
-    setting = mutant.setting(arch)
+def killers_of(config: Config, mutant: Defect) -> Config:
+    """The knobs to boot those killers that the mode and the configuration have."""
+    (arch,), name = config.archs, mutant.fields.get("Config", "")
+    mode = mutant.fields.get("Mode") or arch.modes[0].name
     unknown = set(mutant.killers) - {case.name for case in cases_.load(CASES)}
     try:
         if unknown:
             raise BadInput(f"no such case: {' '.join(sorted(unknown))}")
-        arch.mode(setting[0])
-        dataclasses.replace(config, config=setting[1])
-        if not killers_in(config, arch, setting, mutant.killers):
-            raise BadInput(f"{arch.name}/{'/'.join(filter(None, setting))} has none of the cases "
-                           "in Killed-by:")
+        killers = cases_.select(CASES, arch.name, mode, config.base_facts, mutant.killers, name)
+        config = dataclasses.replace(config, mode=(mode,), config=name,
+                                     cases=tuple(case.name for case in killers),
+                                     timeout=0 if name else CASE_SECONDS)
+        if not killers:
+            raise BadInput(f"{where(config)} has none of the cases in Killed-by:")
     except BadInput as error:
         raise BadInput(f"{mutant.path}: {error}") from None
+    return config
 
 
-def boot_cases(trials: Trials, arch: Arch, setting: Setting, names: Sequence[str],
-               label: str) -> Boot:
-    request = trials.request(arch, "tests", mode=setting[:1], config=setting[1],
-                             cases=tuple(names), timeout=0 if setting[1] else CASE_SECONDS)
-    return trials.boot(request, label)
-
-
-def fail_without(trials: Trials, arch: Arch, setting: Setting,
-                 mutants: list[Defect]) -> dict[str, str]:
-    """{case: what is wrong with it} of the killers that fail without any mutant."""
-    label = "-".join(filter(None, (arch.name, *setting)))
-    trials.build(arch, None, label, setting[1])
-    killers = {k for m in mutants if m.setting(arch) == setting for k in m.killers}
-    names = killers_in(trials.config, arch, setting, sorted(killers))
-    boot = boot_cases(trials, arch, setting, names, f"{label}-without")
-    if any(not finding.case for finding in boot.findings):
-        raise BadInput(f"the series without a mutant, {label}: {boot.findings[0].summary}")
-    wrong = {finding.case: finding.summary for finding in boot.findings}
-    print(f"  {label}: {len(names) - len(wrong)} of {len(names)} cases pass without a mutant",
-          flush=True)
+def fail_without(trials: Trials, mine: list[Trial]) -> dict[str, dict[str, str]]:
+    """{where: {case: what is wrong with it}} of the killers that fail without any mutant."""
+    wrong = {}
+    for place in sorted({where(config) for _, config in mine}):
+        here, label = [c for _, c in mine if where(c) == place], place.replace("/", "-")
+        killers = {case for config in here for case in config.cases}
+        config = dataclasses.replace(here[0], cases=tuple(sorted(killers)))
+        trials.build(config, None, label)
+        findings = trials.boot(trials.request(config, "tests"), f"{label}-without").findings
+        if any(not finding.case for finding in findings):
+            raise BadInput(f"the series without a mutant, {label}: {findings[0].summary}")
+        wrong[place] = {finding.case: finding.summary for finding in findings}
+        print(f"  {label}: {len(killers) - len(wrong[place])} of {len(killers)} cases pass without "
+              "a mutant", flush=True)
     return wrong
 
 
-def try_mutants(trials: Trials, arch: Arch, mutants: list[Defect]) -> Iterator[Verdict]:
-    settings = sorted({mutant.setting(arch) for mutant in mutants})
-    wrong = {setting: fail_without(trials, arch, setting, mutants) for setting in settings}
-    for mutant in mutants:
-        setting, label = mutant.setting(arch), f"{arch.name}-{mutant.name}"
-        killers = killers_in(trials.config, arch, setting, mutant.killers)
-        unfit = [f"{k} fails without a mutant: {wrong[setting][k]}"
-                 for k in killers if k in wrong[setting]]
-        trouble = "; ".join(unfit) or trials.build(arch, mutant, label, setting[1])
-        yield (None, trouble) if trouble else judge_mutant(
-            boot_cases(trials, arch, setting, killers, label), killers)
+def try_mutant(trials: Trials, mutant: Defect, config: Config,
+               wrong: dict[str, dict[str, str]]) -> Verdict:
+    unfit = [f"{case} fails without a mutant: {summary}"
+             for case, summary in wrong[where(config)].items() if case in config.cases]
+    if unfit:
+        raise BadInput("; ".join(unfit))
+    label = f"{config.arch[0]}-{mutant.name}"
+    trials.build(config, mutant, label)
+    return judge_mutant(trials.boot(trials.request(config, "tests"), label), config.cases)
 
 
 def judge_mutant(boot: Boot, killers: Sequence[str]) -> Verdict:
@@ -262,7 +249,7 @@ def judge_mutant(boot: Boot, killers: Sequence[str]) -> Verdict:
     if boot.outcome.how == "killed" or not boot.outcome.stream.plan:
         trouble += [f.summary for f in boot.findings] or ["the machine did not come up"]
     if trouble:
-        return None, "; ".join(trouble)
+        raise BadInput("; ".join(trouble))
     heard = {result.name for result in boot.outcome.stream.results}
     missed = [k for k in killers if k not in how and not (lost and k not in heard)]
     noticed = [k if how[k] == Status.FAIL else f"{k}:{how[k].word}" for k in killers if k in how]
@@ -272,7 +259,7 @@ def judge_mutant(boot: Boot, killers: Sequence[str]) -> Verdict:
     return True, "by " + " ".join(noticed) + rest
 
 
-def unnamed_cases(config: Config, arch: Arch, mutants: Iterable[Defect]) -> list[str]:
+def unnamed_cases(config: Config, arch: Arch, mutants: list[Defect]) -> list[str]:
     """Our own cases that no mutant of this architecture names."""
     named = {killer for m in mutants if arch.name in m.archs for killer in m.killers}
     wanted = {case.name for mode in arch.modes for case in cases_.select(
@@ -292,30 +279,34 @@ def boot_and_read(trials: Trials, request: request_.Request, label: str,
     return numbers
 
 
-def measure(trials: Trials, arch: Arch, plant: Defect, label: str) -> list[float]:
+def measure(trials: Trials, plant: Defect, config: Config, label: str) -> list[float]:
     """Instructions of a fault; or the rates with one vCPU and with the plant's number.
 
     The median of single faults: the price of a batch has ticks in it.
     """
     field, mode, (vcpus, *_) = plant.planted
+    config = dataclasses.replace(config, cases=(mode,))
     if field == "Bench":
-        request = faults.with_timeline(trials.request(arch, "bench", True, cases=(mode,)))
+        request = faults.with_timeline(trials.request(config, "bench", icount=True))
         timelines = boot_and_read(trials, request, label, faults.read_timelines)
         return [timelines[mode].distribution()[1]]
-    request = trials.request(arch, "scale", cases=(mode,))
+    request = trials.request(config, "scale")
     points = [point for n in (1, vcpus) for point in boot_and_read(
         trials, scaling.with_lockstep(request, n), label, scaling.points_of)]
     rates = {p.vcpus: p.rate for p in points if p.quantum == scaling.QUANTA[0]}
     return [rates[1], rates[vcpus]]
 
 
-def try_plants(trials: Trials, arch: Arch, plants: list[Defect]) -> Iterator[Verdict]:
-    trials.build(arch, None, arch.name)
-    without = [measure(trials, arch, plant, f"without-{plant.name}") for plant in plants]
-    for plant, before in zip(plants, without):
-        trouble = trials.build(arch, plant, f"{arch.name}-{plant.name}")
-        yield (None, trouble) if trouble else judge_plant(
-            plant, before, measure(trials, arch, plant, plant.name))
+def measure_without(trials: Trials, mine: list[Trial]) -> dict[str, list[float]]:
+    trials.build(mine[0][1], None, where(mine[0][1]))
+    return {plant.name: measure(trials, plant, config, f"without-{plant.name}")
+            for plant, config in mine}
+
+
+def try_plant(trials: Trials, plant: Defect, config: Config,
+              without: dict[str, list[float]]) -> Verdict:
+    trials.build(config, plant, f"{config.arch[0]}-{plant.name}")
+    return judge_plant(plant, without[plant.name], measure(trials, plant, config, plant.name))
 
 
 def judge_plant(plant: Defect, without: Sequence[float], measured: Sequence[float]) -> Verdict:
@@ -364,30 +355,31 @@ def make_series(spoiled: Defect, base: base_.Base, tree: pathlib.Path, there: pa
         (there / f"{number:04}-{path.name[5:]}").write_text(text)
 
 
-def revision_config(config: Config, spoiled: Defect, arch: str, there: pathlib.Path) -> Config:
+def revision_config(config: Config, spoiled: Defect, there: pathlib.Path) -> Config:
     """The patch and its neighbours, or the whole; costs against the series as it is."""
     tool, _, _, patch = spoiled.finds
     last = patch + (spoiled.moved[0] != spoiled.moved[1])
     # None of its results is a verdict on the series.
     return dataclasses.replace(
-        config, arch=(arch,), mutants=(), revision=str(there), results=f"{there}.results",
+        config, mutants=(), revision=str(there), results=f"{there}.results",
         patches=f"{patch}-{last}" if patch else "",
         against=str(config.base_facts.directory) if tool == "cost" else "")
 
 
-def try_spoiled(trials: Trials, arch: Arch, mine: list[Defect]) -> Iterator[Verdict]:
-    for spoiled in mine:
-        there = trials.run.directory.resolve() / spoiled.name
-        make_series(spoiled, trials.config.base_facts, trials.tree, there)
-        config = revision_config(trials.config, spoiled, arch.name, there)
-        try:
-            with open(f"{there}.log", "w") as log, contextlib.redirect_stdout(log):
-                directory, document = revision_.revision(config)
-            write_json(directory / "revision.json", document)
-        except BadInput as error:
-            raise BadInput(f"{spoiled.name}: make revision has not come to an end, see "
-                           f"{there}.log: {error}") from None
-        yield judge_spoiled(spoiled, arch.name, document)
+def try_spoiled(trials: Trials, spoiled: Defect, config: Config, _: None) -> Verdict:
+    there = trials.run.directory.resolve() / spoiled.name
+    make_series(spoiled, config.base_facts, trials.tree, there)
+    try:
+        with open(f"{there}.log", "w") as log, contextlib.redirect_stdout(log):
+            directory, document = revision_.revision(revision_config(config, spoiled, there))
+    except BadInput as error:
+        raise BadInput(f"make revision has not come to an end, see {there}.log: {error}") from None
+    files.write_json(directory / "revision.json", document)
+    # Ctrl-C ends all trials: revision() returns what it has, and may have set watch.STOP, with
+    # which no later guest would run.
+    if document["verdict"] == Status.INTERRUPTED.word:
+        raise KeyboardInterrupt
+    return judge_spoiled(spoiled, config.arch[0], document)
 
 
 def judge_spoiled(spoiled: Defect, arch: str, document: dict[str, Any]) -> Verdict:
@@ -398,25 +390,24 @@ def judge_spoiled(spoiled: Defect, arch: str, document: dict[str, Any]) -> Verdi
     if not found:
         return False, "nothing"
     first, (tool, status, words, patch) = found[0], spoiled.finds
-    if first.status == Status.INTERRUPTED:
-        raise KeyboardInterrupt
     seen = (first.patch == patch and first.arch in ("", arch) and first.tool.startswith(tool)
             and first.status.word == status and words in first.summary)
-    where = check_.place(first, len(document["patches"]))
-    return seen, f"{first.status.word.upper()} {where}: {first.summary.splitlines()[0]}"
+    place = check_.place(first, len(document["patches"]))
+    return seen, f"{first.status.word.upper()} {place}: {first.summary.splitlines()[0]}"
 
 
-TESTS = Kind("tests", "mutants", "Killed-by: and a diff", lambda d: d.killers and d.diff,
-             try_mutants, "{total} mutants of {release}: {good} killed, {bad} survived, {error} "
-             "not tried", "killed", "SURVIVED", (36, 15, 9), each_arch=True)
-BENCH = Kind("bench", "plants", "Bench: MODE N or Scale: MODE N L, and a diff",
-             lambda d: d.planted and d.diff, try_plants, "plants in {release}", "seen",
-             "NOT SEEN", (20, 6, 9), order=("where", "name"))
-REVISION = Kind("revision", "spoiled", "Patch:, Finds: tool | status | words, and a diff or "
-                "Before:; Of:, if given, is \"the whole\"",
-                lambda d: d.finds and bool(d.diff) != ("Before" in d.fields), try_spoiled,
-                "spoiled patches in {release}, and the first finding of make revision", "found",
-                "NOT FOUND", (16, 6, 10))
+TESTS = Kind(
+    "tests", "mutants", "Killed-by: and a diff", lambda d: d.killers and d.diff, "killed",
+    "SURVIVED", "{name:<36} {where:<15} {verdict:<9} {text}", try_mutant, fail_without, killers_of,
+    each_arch=True)
+BENCH = Kind(
+    "bench", "plants", "Bench: MODE N or Scale: MODE N L, and a diff",
+    lambda d: d.planted and d.diff, "seen", "NOT SEEN",
+    "{name:<20} {where:<6} {verdict:<9} {text}", try_plant, measure_without)
+REVISION = Kind(
+    "revision", "spoiled", "Patch:, Finds: tool | status | words, and a diff or Before:; "
+    "Of:, if given, is \"the whole\"", lambda d: d.finds and bool(d.diff) != ("Before" in d.fields),
+    "found", "NOT FOUND", "{name:<16} {where:<6} {verdict:<10} {text}", try_spoiled)
 
 
 # --- tables ---
@@ -427,29 +418,18 @@ def key(row: Row) -> tuple[str, str]:
 
 
 def line(kind: Kind, row: Row) -> str:
-    cells = [f"{row[name]:<{width}}" for name, width in zip(("name", "where", "verdict"),
-                                                            kind.widths)]
-    return " ".join([*cells, row["text"]]) + (f" (on {row['on']})" if "on" in row else "")
+    return kind.line.format(**row) + (f" (on {row['on']})" if "on" in row else "")
 
 
 def earlier(path: pathlib.Path, release: str) -> list[Row]:
     """The rows of the table that is there.  One of another series says so."""
-    table = read_json(path) if path.exists() else {"release": release, "rows": []}
+    table = files.read_json(path) if path.exists() else {"release": release, "rows": []}
     when = {} if table["release"] == release else {"on": table["release"]}
     return [{**when, **row} for row in table["rows"]]
 
 
 def render(kind: Kind, table: dict[str, Any]) -> str:
-    rows = table["rows"]
-    count = collections.Counter(row["verdict"] for row in rows)
-    older = sum("on" in row for row in rows)
-    lines = [kind.head.format(release=table["release"], total=len(rows), good=count[kind.good],
-                              bad=count[kind.bad], error=count[NOT_TRIED])]
-    lines += [f"{older} of them on an earlier series, as they say"] if older else []
-    lines += ["", *(line(kind, row) for row in rows)]
-    if "unnamed" in table:
-        lines += ["", "cases that no mutant names: " + (" ".join(table["unnamed"]) or "none")]
-    return "\n".join(lines) + "\n"
+    return files.render(TEMPLATE, what=kind.what, line=functools.partial(line, kind), **table)
 
 
 def save(trials: Trials, kind: Kind, arch: Arch, new: list[Row]) -> None:
@@ -461,17 +441,16 @@ def save(trials: Trials, kind: Kind, arch: Arch, new: list[Row]) -> None:
     release = images.image(config, arch).release
     rows = {key(row): row for row in [*earlier(committed / f"{name}.json", release), *new]
             if key(row) in wanted}
-    table: dict[str, Any] = {"release": release,
-                             "rows": sorted(rows.values(), key=operator.itemgetter(*kind.order))}
+    table = {"release": release, "rows": [rows[place] for place in sorted(rows)]}
     if kind.each_arch:
         table["unnamed"] = unnamed_cases(config, arch, defects)
-    places = [trials.run.directory, *([committed] if set(rows) == wanted else [])]
-    for place in places:
-        place.mkdir(exist_ok=True)
-        write_json(place / f"{name}.json", table)
-        (place / f"{name}.txt").write_text(render(kind, table))
-    print("\n".join(text for text in render(kind, table).splitlines()
-                    if text not in [line(kind, row) for row in rows.values()]), flush=True)
+    text = render(kind, table)
+    for directory in [trials.run.directory, *([committed] if set(rows) == wanted else [])]:
+        directory.mkdir(exist_ok=True)
+        files.write_json(directory / f"{name}.json", table)
+        (directory / f"{name}.txt").write_text(text)
+    head, _, *unnamed = text.split("\n\n")  # the rows were printed
+    print("\n\n".join([head, *unnamed]).rstrip(), flush=True)
 
 
 # --- the engine ---
@@ -485,16 +464,18 @@ def prepare(config: Config) -> None:
             shutil.copy(images.initramfs(config, arch), place / f"{arch.name}.cpio")
 
 
-def try_all(trials: Trials, kind: Kind, arch: Arch, mine: list[Defect]) -> Iterator[Row]:
-    start, verdicts = time.monotonic(), {True: kind.good, False: kind.bad, None: NOT_TRIED}
-    tried = zip(mine, kind.tried(trials, arch, mine))
-    for number, (defect, (noticed, text)) in enumerate(tried, 1):
-        setting = defect.setting(arch) if kind.each_arch else ()
-        where = "/".join(filter(None, (arch.name, *setting)))
-        row = {"name": defect.name, "where": where, "verdict": verdicts[noticed], "text": text}
+def try_all(trials: Trials, kind: Kind, mine: list[Trial]) -> Iterator[Row]:
+    without = kind.without(trials, mine)
+    for number, (defect, config) in enumerate(mine, 1):
+        start = time.monotonic()
+        try:
+            noticed, text = kind.attempt(trials, defect, config, without)
+            verdict = kind.good if noticed else kind.bad
+        except BadInput as error:
+            verdict, text = NOT_TRIED, str(error)
+        row = {"name": defect.name, "where": where(config), "verdict": verdict, "text": text}
         print(f"  {number}/{len(mine)} {time.monotonic() - start:3.0f} s  {line(kind, row)}",
               flush=True)
-        start = time.monotonic()
         yield row
 
 
@@ -512,7 +493,7 @@ def check(config: Config, kind: Kind) -> int:
         try:
             for arch, mine in todo:
                 if mine:
-                    rows += try_all(trials, kind, arch, mine)
+                    rows += try_all(trials, kind, mine)
                     save(trials, kind, arch, rows)
         finally:
             git(trials.tree, "reset", "-q", "--hard")
@@ -520,13 +501,6 @@ def check(config: Config, kind: Kind) -> int:
     return 2 if NOT_TRIED in verdicts else int(verdicts != {kind.good})
 
 
-def check_mutants(config: Config) -> int:
-    return check(config, TESTS)
-
-
-def check_bench(config: Config) -> int:
-    return check(config, BENCH)
-
-
-def check_revision(config: Config) -> int:
-    return check(config, REVISION)
+check_mutants = functools.partial(check, kind=TESTS)
+check_bench = functools.partial(check, kind=BENCH)
+check_revision = functools.partial(check, kind=REVISION)

@@ -20,17 +20,17 @@ STATES = {Status.PASS: "PASS", Status.SAME: "PASS", Status.KNOWN: "PASS",
 
 def report(document: Row, checks: Sequence[Check]) -> Row:
     ident = f"{ORIGIN}:{document['run']}"
-    built = [arch for arch in document["archs"]
-             if any(check.arch == arch and check.tool in ("build", "base") for check in checks)]
     checkout = {"id": ident, "origin": ORIGIN, "start_time": document["time"],
                 "valid": good(checks, "apply"), "comment": " ".join(document["subject"].split()),
                 "patchset_hash": document["patchset_hash"]}
     message = re.search(r"[^<>\s]+@[^<>\s]+", document["cover_message_id"])
     if message:
         checkout["message_id"] = message[0]
+    built = {check.arch for check in checks if check.tool in ("build", "base")}
     builds = [{"id": f"{ident}-{arch}", "checkout_id": ident, "origin": ORIGIN,
                "architecture": arch, "compiler": document.get("compilers", {}).get(arch, ""),
-               "status": "PASS" if good(checks, "build", arch) else "FAIL"} for arch in built]
+               "status": "PASS" if good(checks, "build", arch) else "FAIL"}
+              for arch in document["archs"] if arch in built]
     tests = [{"id": f"{ident}-{n}", "build_id": f"{ident}-{check.arch}", "origin": ORIGIN,
               "status": STATES[check.status], "path": path_of(check),
               "comment": check.summary[:200]}

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """make series: the series as it is mailed, in O/outgoing/vN-*.patch; nobody sends it.
 
-The patches of kernel-patches/BASE, our tests as the last one (selftests/ has the only copy),
-and the cover letter: the tables of results/ and, with AGAINST=, git range-diff against the
-revision before.  Each mail is addressed to whom MAINTAINERS names for the whole.  git am of
-all this on the base has to give the tree that is tested, plus the tests.
+Its last patch has our tests, of which selftests/ has the only copy; its cover letter quotes
+results/.  git am of it on the base has to give the tree that is tested, plus the tests.
 """
 import dataclasses
 import pathlib
@@ -13,14 +11,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
-from typing import Any
 
 from ci.build import git as git_
 from ci.build import images
 from ci.build.git import git
 from ci.config import Config
 from ci.facts import arch as arch_
-from ci.facts import base as base_
 from ci.facts import cases as cases_
 from ci.facts.text import ROOT, BadInput
 from ci.publish import readme, template
@@ -29,85 +25,76 @@ from ci.revision import series as series_
 from ci.revision.series import Series
 
 OURS, KVM = ROOT / "selftests", pathlib.PurePath("tools/testing/selftests/kvm")
-# Where the rules are: the last of these that a tree has
-MAKEFILES = ("Makefile", "Makefile.kvm")
-# Has main(), which each program includes: the kernel's library may have none
+# Has main(), which the kernel's library may not have
 MAIN = "lib_case.c"
 HEADERS = {"harness.h": "memslot_harness.h", "kvm_compat.h": "memslot_compat.h",
            MAIN: "memslot_main.h"}
 SENDER = {"GIT_COMMITTER_NAME": "KVM fast-only project",
           "GIT_COMMITTER_EMAIL": "kvm-fast-only@project.invalid"}
-# A line of the cover letter that begins what git format-patch writes anew
-SHORTLOG = re.compile(r"^.+ \(\d+\):$", re.MULTILINE)
 
 
 # --- our tests, among the kernel's ---
 
 def our_programs() -> dict[str, set[str]]:
-    """{program: architectures} of the cases in selftests/."""
-    found: dict[str, set[str]] = {}
-    for case in cases_.load(cases_.FILES["tests"]):
-        if (OURS / f"{case.command[0]}.c").exists():
-            archs = arch_.names() if "all" in case.archs else case.archs
-            found.setdefault(case.command[0], set()).update(a.split("/")[0] for a in archs)
-    return found
+    """{architecture: programs in selftests/ that its cases run}"""
+    cases = [case for case in cases_.load(cases_.FILES["tests"])
+             if (OURS / f"{case.command[0]}.c").exists()]
+    return {arch: {case.command[0] for case in cases
+                   if {"all", arch} & {place.split("/")[0] for place in case.archs}}
+            for arch in arch_.names()}
 
 
-def case_lines() -> str:
-    """selftests/cases, of our own cases alone."""
-    lines, programs = cases_.FILES["tests"].read_text().splitlines(keepends=True), our_programs()
+def case_lines(programs: set[str]) -> str:
+    """selftests/cases, without the cases of other programs."""
+    lines = cases_.FILES["tests"].read_text().splitlines(keepends=True)
     return "".join(line for line in lines if not line.strip() or line.startswith("#")
                    or line.split()[4] in programs)
 
 
 def text_in_tree(name: str) -> str:
-    text = (OURS / name).read_text()
+    """As the kernel's tests include it: there main() is a header of each program."""
+    text = (OURS / name).read_text() + f'\n#include "{MAIN}"\n' * name.endswith("_test.c")
     for header, there in HEADERS.items():
         text = text.replace(f'#include "{header}"', f'#include "{there}"')
     return text
 
 
-def after(makefile: str, variable: str, lines: Iterable[str]) -> str:
-    """The Makefile with lines of ours behind the last of a block that sets the variable."""
-    place = re.search(rf"(?:^{variable} \+?=.*\n)+", makefile, re.MULTILINE)
-    if not place:
-        raise BadInput(f"the Makefile of {KVM} has no {variable}")
-    ours = "".join(f"{line}\n" for line in lines)
-    return makefile[:place.end()] + ours + makefile[place.end():]
+def after(makefile: str, arch: str, variable: str, lines: Iterable[str]) -> str:
+    """The Makefile with our lines behind the block that sets an architecture's variable.
 
-
-def directory_of(arch: str, makefile: str) -> str:
-    """What this tree calls an architecture's tests: its Makefile names variables after it."""
-    names = arch_.load(arch).kvm_tests
-    for name in names.split():
-        if re.search(rf"^LIBKVM_{name} ", makefile, re.MULTILINE):
-            return name
-    raise BadInput(f"{KVM} knows none of {names}")
+    Trees differ in what they call an architecture, and so its variables: ARCH in our lines.
+    """
+    names = arch_.load(arch).kvm_tests.split()
+    block = re.search(rf"(?:^{variable}_({'|'.join(names)}) \+?=.*\n)+", makefile, re.MULTILINE)
+    if not block:
+        raise BadInput(f"the Makefile of {KVM} has none of "
+                       f"{', '.join(f'{variable}_{name}' for name in names)}")
+    ours = "".join(f"{line}\n" for line in lines).replace("ARCH", block[1])
+    return makefile[:block.end()] + ours + makefile[block.end():]
 
 
 def makefile_with(text: str, programs: dict[str, set[str]], libraries: Iterable[str]) -> str:
-    """Our library and programs, where the kernel's library has an architecture's code."""
-    for arch in arch_.names():
-        name = directory_of(arch, text)
-        text = after(text, f"LIBKVM_{name}", [f"LIBKVM_{name} += {path}" for path in libraries])
-        text = after(text, f"TEST_GEN_PROGS_{name}", [
-            f"TEST_GEN_PROGS_EXTENDED_{name} += {program}"
-            for program, archs in sorted(programs.items()) if arch in archs])
-    return after(text, f"TEST_GEN_PROGS_{directory_of('arm64', text)}",
+    """Our library and programs, where the Makefile has those of an architecture."""
+    for arch, ours in programs.items():
+        text = after(text, arch, "LIBKVM", (f"LIBKVM_ARCH += {path}" for path in libraries))
+        text = after(text, arch, "TEST_GEN_PROGS",
+                     (f"TEST_GEN_PROGS_EXTENDED_ARCH += {program}" for program in sorted(ours)))
+    return after(text, "arm64", "TEST_GEN_PROGS",
                  ["TEST_PROGS_EXTENDED += memslot_tests.sh", "TEST_FILES += memslot_cases"])
 
 
 def tests(kvm: pathlib.Path) -> dict[str, str]:
     """{file: text} of our tests for the kernel's directory."""
-    programs, main = our_programs(), f'\n#include "{HEADERS[MAIN]}"\n'
+    programs = our_programs()
+    names = set[str]().union(*programs.values())
     libraries = {f"lib/{path.name.replace('lib_', 'memslot_')}": path.name
                  for path in sorted(OURS.glob("lib_*.c")) if path.name != MAIN}
-    makefile = next(name for name in reversed(MAKEFILES) if (kvm / name).exists())
-    return {**{f"{name}.c": text_in_tree(f"{name}.c") + main for name in programs},
+    makefile = "Makefile.kvm" if (kvm / "Makefile.kvm").exists() else "Makefile"
+    return {**{f"{name}.c": text_in_tree(f"{name}.c") for name in names},
             **{there: text_in_tree(name) for there, name in libraries.items()},
             **{f"include/{there}": text_in_tree(name) for name, there in HEADERS.items()},
             "memslot_tests.sh": (ROOT / "bench/dist/run-tests").read_text(),
-            "memslot_cases": case_lines(),
+            "memslot_cases": case_lines(names),
             ".gitignore": (kvm / ".gitignore").read_text() + "!memslot_cases\n",
             makefile: makefile_with((kvm / makefile).read_text(), programs, libraries)}
 
@@ -117,29 +104,21 @@ def commit_tests(tree: pathlib.Path, author: str) -> None:
     for name, text in new.items():
         (tree / KVM / name).write_text(text)
     (tree / KVM / "memslot_tests.sh").chmod(0o755)
-    # Whatever .gitignore says
-    git(tree, "add", "-f", *(str(KVM / name) for name in new))
+    git(tree, "add", "-f", *(str(KVM / name) for name in new))  # whatever .gitignore says
     git(tree, "commit", "-q", f"--author={author}", "-m",
         template.render("tests.txt", author=author))
 
 
 # --- the mails ---
 
-def quoted(config: Config, kind: str) -> tuple[dict[str, Any], str]:
-    """(what results/ has of this base, ""), or (what it has of the default one, " on that")."""
-    tables, default = readme.committed(kind), base_.DEFAULT
-    own = config.base in tables
-    return tables[config.base if own else default], "" if own else f" on {default}"
-
-
 def cover(config: Config, blank: str, own: Series) -> str:
     """What git format-patch wrote, with our text for its markers."""
     if own.cover is None:
         raise BadInput(f"{own.where} has no cover letter")
-    (counts, counts_on), (rates, rates_on) = quoted(config, "bench"), quoted(config, "scale")
-    base, blurb = config.base_facts, SHORTLOG.split(own.cover.changelog)[0].strip("\n")
-    text = template.render("cover.txt", blurb=blurb, base=f"Linux {base.tested} ({base.package})",
-                           counts=counts, counts_on=counts_on, rates=rates, rates_on=rates_on)
+    # Up to the shortlog, which git format-patch writes anew
+    blurb = re.split(r"^.+ \(\d+\):$", own.cover.changelog, flags=re.MULTILINE)[0].strip("\n")
+    text = template.render("cover.txt", blurb=blurb, base=config.base_facts,
+                           bench=readme.committed("bench"), scale=readme.committed("scale"))
     return (blank.replace("*** SUBJECT HERE ***", own.cover.subject)
             .replace("*** BLURB HERE ***", text.rstrip("\n")))
 
@@ -163,36 +142,27 @@ def applied(tree: pathlib.Path, mails: Series) -> str:
     return found
 
 
-def compared(config: Config, tree: pathlib.Path, place: pathlib.Path) -> list[str]:
-    """With the revision before."""
-    if not config.against:
-        return []
-    earlier = series_.load(config.against, config.base, place)
-    return [f"--range-diff={applied(tree, earlier)}", "--creation-factor=60"]
-
-
 def write(config: Config, out: pathlib.Path, scratch: pathlib.Path) -> None:
-    base, tree = config.base_facts.directory, scratch / "tree"
-    own = series_.read(base, str(base))
-    images.apply(config, base, "patched", tree)
+    directory, tree = config.base_facts.directory, scratch / "tree"
+    own = series_.read(directory, str(directory))
+    images.apply(config, directory, "patched", tree)
     commit_tests(tree, own.patches[-1].author)
+    options = ["--cover-letter", "--base=origin/base", "--thread", "--signature=2.39",
+               *addressed(tree, scratch / "diff")]
+    if config.against:
+        earlier = series_.load(config.against, config.base, scratch / "against")
+        # As a range: of a tip, it would leave out patches that are the same commit in both
+        options += [f"--range-diff=origin/base..{applied(tree, earlier)}", "--creation-factor=60"]
     subprocess.run(["git", "-C", str(tree), "format-patch", "-q", f"-v{config.v}", "-o", str(out),
-                    "--cover-letter", "--base=origin/base", "--thread", "--signature=2.39",
-                    *compared(config, tree, scratch / "against"),
-                    *addressed(tree, scratch / "diff"), "origin/base"],
-                   check=True, capture_output=True, env={**git_.environment(), **SENDER})
+                    *options, "origin/base"],
+                   check=True, capture_output=True, env=git_.environment(**SENDER))
     letter = next(out.glob("v*-0000-*"))
     letter.write_text(cover(config, letter.read_text(), own))
-    prove(config, out, tree, scratch / "mails")
-
-
-def prove(config: Config, out: pathlib.Path, tree: pathlib.Path, place: pathlib.Path) -> None:
-    """git am of what was written has to give the tree that is tested, and it with the tests."""
-    again = applied(tree, series_.load(str(out), config.base, place))
-    wanted, found = (git(tree, "rev-parse", f"{head}^^{{tree}}", f"{head}^{{tree}}")
+    again = applied(tree, series_.load(str(out), config.base, scratch / "mails"))
+    wanted, found = (git(tree, "rev-parse", f"{head}^^{{tree}}", f"{head}^{{tree}}").split()
                      for head in ("HEAD", again))
     if found != wanted:
-        raise BadInput(f"{out}: git am of it gives {found.split()}, not {wanted.split()}")
+        raise BadInput(f"{out}: git am of it gives {found}, not {wanted}")
 
 
 def series(config: Config) -> int:

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
-"""A judged revision, as people and their tools read it: all of it is made of revision.json.
+"""make revision: judge a series, and write what came of it for people and their tools.
 
-	mail.txt      plain text, 72 columns, a reply to the cover letter; nobody sends it
-	report.html   the same with pictures, in one file without scripts
-	kcidb.json    for KernelCI's database
-	b4.json       what b4 review's check commands answer; ci/b4-check reads it
+Everything is made of revision.json: mail.txt (a reply to the cover letter, in 72 columns, which
+nobody sends), report.html (one file without scripts), kcidb.json and b4.json.
 """
 import pathlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -27,10 +24,6 @@ Document = dict[str, Any]
 MARKS = {"": " ", "same": "=", "changed": "!", "new": "+"}
 # Of each patch and architecture; warnings belong to the build
 COLUMNS = ("build", "boot", "cost")
-LEFT_OUT = (Status.NOT_CHECKED, Status.KNOWN)
-PICTURES = {"From the repository's results/, not of this run: instructions of a fault (make bench)":
-            "stages.svg",
-            "Likewise: scaling in the lockstep model (make scale FULL=1)": "scaling.svg"}
 
 
 def checks_of(document: Document) -> list[Check]:
@@ -38,8 +31,6 @@ def checks_of(document: Document) -> list[Check]:
                   arch=row["arch"], tool=row["tool"], repeat=row["repeat"])
             for row in document["checks"]]
 
-
-# --- mail and page ---
 
 def cell(checks: Sequence[Check]) -> str:
     """What the table of patches has for these checks."""
@@ -51,7 +42,7 @@ def cell(checks: Sequence[Check]) -> str:
     if checks[0].tool == "boot":
         passed = [check.summary.split()[0] for check in checks if check.status == Status.PASS]
         return passed[0] + "*" * (len(checks) > 1) if passed else "="
-    return "ok*" if any(check.status in LEFT_OUT for check in checks) else "ok"
+    return "ok*" if any(check.status in b4.LEFT_OUT for check in checks) else "ok"
 
 
 def cells(mine: Sequence[Check], archs: Sequence[str]) -> list[str]:
@@ -63,41 +54,22 @@ def cells(mine: Sequence[Check], archs: Sequence[str]) -> list[str]:
     return [cell(own), *(cell(at(arch, column)) for arch in archs for column in COLUMNS)]
 
 
-def repeat_lines(bad: Sequence[Check], command: str) -> Iterator[str]:
-    """Each command once, with the logs that it is about."""
-    seen = set()
-    for check in bad:
-        if check.repeat and check.repeat not in seen:
-            seen.add(check.repeat)
-            yield f"  {check.repeat}"
-        if check.where:
-            yield f"      {check.where}"
-            yield from (f"      | {line[:template.WIDTH - 8]}"
-                        for line in results.excerpt(check.where))
-    if not seen:
-        yield f"  {command}"
+def picture(name: str) -> str:
+    """One of the committed ones, without its XML header, to stand in a page."""
+    path = ROOT / "results" / name
+    return "<svg" + path.read_text().partition("<svg")[2] if path.exists() else ""
 
 
-def render(name: str, document: Document, **more: Any) -> str:
+def render(name: str, document: Document, **more: str) -> str:
     checks, patches = checks_of(document), document["patches"]
-    bad = check_.findings(checks)
     rows = [(patch, cells([check for check in checks if check.patch == patch["number"]],
                           document["archs"])) for patch in patches if patch["judged"]]
     return template.render(
-        name, **document, **more, bad=bad, rows=rows, marks=MARKS, columns=COLUMNS,
-        limits=[check for check in checks if check.status in LEFT_OUT],
-        repeat=repeat_lines(bad, document["command"]),
-        place=lambda check: check_.place(check, len(patches)))
+        name, **document, **more, bad=check_.findings(checks), rows=rows,
+        limits=[check for check in checks if check.status in b4.LEFT_OUT],
+        place=lambda check: check_.place(check, len(patches)),
+        marks=MARKS, columns=COLUMNS, excerpt=results.excerpt, picture=picture)
 
-
-def picture(name: str) -> str:
-    """One of the committed ones, to stand in a page."""
-    path = ROOT / "results" / name
-    text = path.read_text() if path.exists() else ""
-    return re.sub(r"^<\?xml.*?\?>|<!DOCTYPE.*?>", "", text, flags=re.DOTALL).strip()
-
-
-# --- files ---
 
 def validate(document: Document, name: str = "revision") -> None:
     """Refuse what ci/NAME.schema.json does not allow."""
@@ -108,31 +80,21 @@ def validate(document: Document, name: str = "revision") -> None:
         raise BadInput(f"{name}.json: {where}: {error.message[:200]}") from None
 
 
-def faces(directory: pathlib.Path, document: Document) -> None:
-    """What is made of revision.json."""
+def write(directory: pathlib.Path, document: Document) -> None:
+    """revision.json, and what is made of it."""
+    validate(document)
+    files.write_json(directory / "revision.json", document)
+    for name in ("mail.txt", "report.html"):
+        (directory / name).write_text(render(name, document))
     checks = checks_of(document)
-    pictures = {title: picture(name) for title, name in PICTURES.items()}
-    (directory / "mail.txt").write_text(render("mail.txt", document))
-    (directory / "report.html").write_text(render("report.html", document, pictures=pictures))
     for_kcidb = kcidb.report(document, checks)
     validate(for_kcidb, "kcidb")
     files.write_json(directory / "kcidb.json", for_kcidb)
     files.write_json(directory / "b4.json", b4.answers(document, checks))
 
 
-def write(directory: pathlib.Path, document: Document) -> int:
-    """All files, and the mail's text on the screen; the exit status is the verdict's."""
-    validate(document)
-    files.write_json(directory / "revision.json", document)
-    faces(directory, document)
-    print("\n" + render("body.txt", document))
-    print(f"{directory}/mail.txt, report.html, kcidb.json, b4.json")
-    words = [check.status for check in checks_of(document)]
-    passed = sum(status in (Status.PASS, Status.SAME) for status in words)
-    skipped = sum(status in LEFT_OUT for status in words)
-    print(f"{passed} passed, {len(words) - passed - skipped} failed, {skipped} skipped")
-    return Status.of(document["verdict"]).exit_status
-
-
 def revision(config: Config) -> int:
-    return write(*judge_.revision(config))
+    directory, document = judge_.revision(config)
+    write(directory, document)
+    print(render("screen.txt", document, directory=str(directory)), end="")
+    return Status.of(document["verdict"]).exit_status

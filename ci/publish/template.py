@@ -29,11 +29,9 @@ def number(value: Any, form: str = "") -> str:
 @functools.cache
 def environment() -> jinja2.Environment:
     found = jinja2.Environment(loader=jinja2.FileSystemLoader(ROOT / "ci/publish/templates"),
-                               autoescape=lambda name: ".html" in (name or ""),
-                               trim_blocks=True, lstrip_blocks=True,
-                               keep_trailing_newline=True)
-    found.filters.update(fill=fill, number=number, unit=cost.unit, usable=cost.usable,
-                         control_p=cost.control_p)
+                               autoescape=jinja2.select_autoescape(["html.j2"]), trim_blocks=True,
+                               lstrip_blocks=True, keep_trailing_newline=True)
+    found.filters.update(fill=fill, number=number, usable=cost.usable, control_p=cost.control_p)
     return found
 
 

@@ -25,7 +25,8 @@ from ci.facts.text import ROOT, BadInput
 
 def command(config: Config, cell: Cell) -> list[str]:
     """With the knobs that were given, of which the cell's own win."""
-    mine = dataclasses.replace(config, arch=(cell.arch,), mode=(cell.mode,), config=cell.config)
+    mine = dataclasses.replace(config, arch=(cell.arch,), mode=(cell.mode,), config=cell.config,
+                               llvm=cell.llvm or config.llvm)
     knobs = mine.given("arch", "mode", "cache", "results", "jobs", "v")
     return ["make", "check", *shlex.split(" ".join(knobs))]
 
@@ -33,7 +34,7 @@ def command(config: Config, cell: Cell) -> list[str]:
 def inputs_of(config: Config, cell: Cell) -> list[object]:
     """All that a cell's result depends on."""
     arch, base = arch_.load(cell.arch), config.base_facts
-    tools = images.toolchain(config, arch)
+    tools = images.toolchain(dataclasses.replace(config, llvm=cell.llvm or config.llvm), arch)
     new = git(ROOT, "ls-files", "--others", "--exclude-standard").splitlines()
     # The kernel's source: what is installed, or what was fetched, if it was
     fetched = pathlib.Path(config.cache, "packages").glob(f"{base.package}_*/*.tar.*")
@@ -57,13 +58,13 @@ def run_cell(config: Config, cell: Cell) -> int:
     return status
 
 
-def pick(cells: Sequence[Cell], words: Sequence[str]) -> Sequence[Cell]:
-    """The cells of these names and numbers, in order."""
-    names = {cell.name: cell for cell in cells} | {str(n): cell for n, cell in enumerate(cells, 1)}
-    for word in words:
-        if word not in names:
-            raise BadInput(f"{word}: no cell that is to be booted; ci/run-matrix --list has them")
-    return [names[word] for word in words] or cells
+def run_cells(config: Config, cells: Sequence[Cell], left: int) -> int:
+    statuses = {cell.name: run_cell(config, cell) for cell in cells}
+    failed = [name for name, status in statuses.items() if status]
+    for name in failed:
+        print(f"cell {name}: FAILED")
+    print(f"cells: {len(cells) - len(failed)} passed, {len(failed)} failed, {left} left out")
+    return statuses[failed[0]] if failed else 0
 
 
 def run_matrix(config: Config, words: Sequence[str]) -> int:
@@ -73,23 +74,18 @@ def run_matrix(config: Config, words: Sequence[str]) -> int:
         raise BadInput(f"{', '.join(given)} in the environment: a cell is all cases of our own "
                        "series; unset, or use make check")
     cells, left = matrix.chosen(matrix.load(config.base_facts), arch_.names(),
-                                config.matrix == "all")
+                                config.matrix == "all", llvm=True)
     if words == ["--json"]:
         print(json.dumps([cell.name for cell in cells]))
-    elif words == ["--list"]:
+        return 0
+    if words == ["--list"]:
         for number, cell in enumerate(cells, 1):
             print(f"{number:3} {cell.name:18} {cell.command}")
         for cell in left:
             print(f"  - {cell.name:18} {cell.why or 'slow: MATRIX=all'}")
-    else:
-        return run_cells(config, pick(cells, words), len(left))
-    return 0
-
-
-def run_cells(config: Config, cells: Sequence[Cell], left: int) -> int:
-    statuses = {cell.name: run_cell(config, cell) for cell in cells}
-    failed = [name for name, status in statuses.items() if status]
-    for name in failed:
-        print(f"cell {name}: FAILED")
-    print(f"cells: {len(cells) - len(failed)} passed, {len(failed)} failed, {left} left out")
-    return statuses[failed[0]] if failed else 0
+        return 0
+    names = {cell.name: cell for cell in cells} | {str(n): cell for n, cell in enumerate(cells, 1)}
+    unknown = [word for word in words if word not in names]
+    if unknown:
+        raise BadInput(f"{unknown[0]}: no cell that is to be booted; ci/run-matrix --list has them")
+    return run_cells(config, [names[word] for word in words] or cells, len(left))

@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0
 """What a revision costs, against the base and against the revision before it.
 
-Exact metrics come from two boots of each image, with other random numbers (A against A).  One
-that does not repeat to the last instruction is a finding about the method, and says nothing of
-the series.  Rates come from boots in ABBA blocks (ci/revision/stats.py).  ci/metrics declares
-both; ci/accepted has changes that are meant.
+Exact metrics come from two boots of each image, with other random numbers.  One that does not
+repeat to the last instruction is a finding about the method, and says nothing of the series.
+Rates come from boots in ABBA blocks.  ci/metrics declares both; ci/accepted has what is meant.
 """
 import dataclasses
 import pathlib
 import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ci.build.cache import Cache
+from ci.boot import request as request_
 from ci.build.git import repository
 from ci.facts import cases
+from ci.facts.arch import Arch
 from ci.facts.text import ROOT, BadInput, rows
 from ci.judge.check import Check, Status
 from ci.judge.results import Boot
 from ci.measure import faults, scaling, timeline
 from ci.revision import stats
+from ci.revision.states import Place, States
 
-# Of a boot that is compared with another: both timed parts are measured alike.
-QUANTA = (scaling.QUANTA[0],) * len(scaling.QUANTA)
 # How often rates are measured if A does not agree with A
 ATTEMPTS = 2
 # Of single faults, in instructions.  About one in 31 is dear, by a refill, and has its own: a
@@ -83,7 +82,8 @@ def load_accepted(path: pathlib.Path = ROOT / "ci" / "accepted") -> dict[tuple[s
 
 
 def check_declared(exact: Sequence[str], rates: Sequence[Rate]) -> None:
-    if not stats.check_number(len(rates)):
+    # With n blocks p is 2/2^n or more, and Holm multiplies it.
+    if len(rates) * 2 / 2 ** stats.BLOCKS >= stats.ALPHA:
         raise BadInput(f"ci/metrics: {len(rates)} rates, of which {stats.BLOCKS} blocks can find "
                        "none to differ: declare fewer")
     if not exact or len({rate.name for rate in rates}) < len(rates):
@@ -117,12 +117,11 @@ def values_of(boot: Boot) -> Values:
 def exact_rows(measured: Mapping[str, Sequence[Values]]) -> list[Row]:
     """One a metric; measured: two boots each of "series", "base", "against"."""
     found = []
-    for mode, metric in measured["series"][0]:
-        pairs = {name: [boot.get((mode, metric)) for boot in boots]
-                 for name, boots in measured.items()}
+    for key in measured["series"][0]:
+        pairs = {name: [boot.get(key) for boot in boots] for name, boots in measured.items()}
         spread = max((abs(first - again) for first, again in pairs.values()
                       if first is not None and again is not None), default=0)
-        found.append({"mode": mode, "metric": metric, "spread": spread,
+        found.append({"mode": key[0], "metric": key[1], "spread": spread,
                       "exact": all(first == again for first, again in pairs.values()),
                       **{name: first for name, (first, _) in pairs.items() if first is not None}})
     return found
@@ -156,11 +155,13 @@ def exact_changes(arch: str, exact: Sequence[Row], accepted: Mapping[tuple[str, 
     return [check for _, check in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
-def as_one(changes: Sequence[Check]) -> list[Check]:
-    """What costs more as one finding, which names the largest; the rest as it is."""
+def as_one(changes: Sequence[Check], suspects: Sequence[int] = ()) -> list[Check]:
+    """What costs more as one finding, which names the largest, and the patches it may be of."""
     dearer = [check for check in changes if check.status == Status.FAIL]
-    rest = [check for check in changes if check.status != Status.FAIL]
     more = f"; {len(dearer) - 1} more in the table" if len(dearer) > 1 else ""
+    if len(suspects) > 1:
+        more += f"; in one of patches {', '.join(map(str, suspects))}"
+    rest = [check for check in changes if check.status != Status.FAIL]
     return [Check(Status.FAIL, check.summary + more) for check in dearer[:1]] + rest
 
 
@@ -169,7 +170,7 @@ def as_one(changes: Sequence[Check]) -> list[Check]:
 def rate_of(boot: Boot, rate: Rate) -> float:
     """Of all timed parts together."""
     rates = [point.rate for point in scaling.points_of(boot) if point.mode == rate.mode]
-    if boot.findings or len(rates) != len(QUANTA):
+    if boot.findings or len(rates) != len(scaling.QUANTA):
         raise NotMeasured(boot, f"{len(rates)} rates of {rate.mode}")
     return statistics.harmonic_mean(rates)
 
@@ -177,19 +178,20 @@ def rate_of(boot: Boot, rate: Rate) -> float:
 class Blocks:
     """Boots of two kernels, A and B, in blocks; each block is measured in one go, and kept."""
 
-    def __init__(self, cache: Cache, rates: Sequence[Rate],
-                 identity: Callable[[str, int, list[str]], Any],
-                 boot: Callable[[str, int, list[str], int], Boot]):
-        """Of a letter, vCPUs, and modes: all that a boot depends on; and the boot of a number."""
-        self.cache, self.rates, self.identity, self.boot = cache, rates, identity, boot
+    def __init__(self, states: States, arch: Arch, places: Mapping[str, Place],
+                 rates: Sequence[Rate]):
+        """@places: of A and of B."""
+        self.states, self.arch, self.places, self.rates = states, arch, places, rates
         self.inputs = [[dataclasses.asdict(rate), self.inputs_of(rate.vcpus, [rate.mode])]
                        for rate in rates]
         # Rows of each measurement whose control flagged, in order
-        self.given_up: list[list[Row]] = cache.get("given-up", self.inputs) or []
+        self.given_up: list[list[Row]] = states.cache.get("given-up", self.inputs) or []
         self.measured_by: set[str] = set()   # revisions of this repository
 
     def inputs_of(self, vcpus: int, modes: list[str]) -> list[Any]:
-        return [[self.identity(letter, vcpus, modes) for letter in "AB"], stats.ORDER, "by mode"]
+        boots = [request_.identity(self.states.measured(self.arch, place, "scale", modes, vcpus))
+                 for place in self.places.values()]
+        return [boots, stats.ORDER, "by mode"]
 
     def measure(self) -> Row:
         """As revision.json has it."""
@@ -199,11 +201,11 @@ class Blocks:
                 mine = [rate for rate in self.rates if rate.vcpus == vcpus]
                 values = self.block(vcpus, mine, number)
                 for rate in mine:
-                    found[rate].append(tuple(values[rate.mode]))
-        table, given_up = rate_rows(found), list(self.given_up)
-        if not usable(table) and len(given_up) + 1 < ATTEMPTS:  # what disturbed them may be gone
-            self.cache.put("given-up", self.inputs, [*given_up, table])
-        return {"rows": table, "given_up": given_up, "measured_by": sorted(self.measured_by),
+                    found[rate].append(values[rate.mode])
+        table = rate_rows(found)
+        if not usable(table) and len(self.given_up) + 1 < ATTEMPTS:  # the disturbance may be gone
+            self.states.cache.put("given-up", self.inputs, [*self.given_up, table])
+        return {"rows": table, "given_up": self.given_up, "measured_by": sorted(self.measured_by),
                 "blocks": {rate.name: blocks for rate, blocks in found.items()}}
 
     def block(self, vcpus: int, rates: Sequence[Rate], number: int) -> dict[str, Any]:
@@ -211,11 +213,13 @@ class Blocks:
         modes = sorted(rate.mode for rate in rates)
 
         def boots() -> dict[str, Any]:
-            done = [self.boot(letter, vcpus, modes, number) for letter in stats.ORDER]
+            print(f"    {self.arch.name}, block {number}, {vcpus} vCPUs", flush=True)
+            done = [self.states.measure(self.arch, self.places[letter], "scale", modes, vcpus,
+                                        number) for letter in stats.ORDER]
             return {"rates": {rate.mode: [rate_of(boot, rate) for boot in done] for rate in rates},
                     "repository": repository()}
         inputs = [self.inputs_of(vcpus, modes), len(self.given_up), number]
-        kept = self.cache.once("blocks", inputs, boots)
+        kept = self.states.cache.once("blocks", inputs, boots)
         self.measured_by.add(kept["repository"])
         return kept["rates"]
 

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""make revision: judge each patch of a series, the whole, and what it costs; make check-series.
+"""make revision: judge each patch of a series, and the whole; make check-series.
 
-After each patch, for each architecture: a build, whose warnings are compared with those before;
-and a boot, if the kernel or upstream's tests are others than before.  In it no case may fail
-that passed before.  Of the whole: the cells of ci/matrix against the base and AGAINST=, and
-what ci/metrics declares.  Results are kept by content: an interrupted run goes on, and a patch
-that has not changed costs nothing, unless one before it has.
+After each patch: a build, whose warnings are compared with those before; and a boot, if the
+images are others, in which no case may fail that passed before.  Results are kept by content:
+an interrupted run goes on, and a patch costs nothing if it and those before it are the same.
 """
+import contextlib
 import dataclasses
 import pathlib
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -31,12 +29,11 @@ from ci.revision import cost, patchcheck
 from ci.revision import series as series_
 from ci.revision.patchcheck import Static
 from ci.revision.series import Patch, Series
-from ci.revision.states import (AT_THE_END, NAME, Builder, NotApplied, NotBuilt, States, Tree,
-                                first_error, settled, under)
-from ci.revision.whole import Whole, not_built
+from ci.revision.states import (AT_THE_END, NAME, Builder, Move, NotApplied, NotBuilt, States,
+                                Tree, first_error, settled, under)
+from ci.revision.whole import Whole
 
 Document = dict[str, Any]   # revision.json: ci/revision.schema.json
-Moves = Sequence[tuple[int | None, str, str]]
 # What upstream's tests are built from; a patch that changes none of it can't break them.
 OF_TESTS = re.compile(r"tools/testing/selftests/|tools/include/|(?:arch/\w+/)?include/uapi/")
 
@@ -95,7 +92,7 @@ class Judge:
     def build(self, arch: Arch, patch: Patch) -> None:
         state, place = self.states.state(arch, patch.number), (patch.number, arch.name)
         if not state.boot or not state.request:
-            self.say("build", [not_built(state)], *place)
+            self.say("build", [state.check], *place)
             return
         self.say("build", [], *place)
         for tool, checks in self.static.warnings(arch, patch, state.request.kernel):
@@ -173,13 +170,10 @@ def chosen(patches: str, count: int) -> list[int]:
 
 
 def document_of(config: Config, series: Series, run: Run, checks: Sequence[Check],
-                moved: Moves = (), **more: object) -> Document:
+                moved: Sequence[Move] = (), **more: object) -> Document:
     words = {number: word for number, word, _ in moved}
     judged = {check.patch for check in checks}
     archs = [arch.name for arch in config.archs]
-    patches = [{"number": patch.number, "subject": patch.subject, "patch_id": patch.ident,
-                "message_id": patch.message_id, "since": words.get(patch.number, ""),
-                "judged": patch.number in judged} for patch in series.patches]
     bad = findings(checks)
     return {"version": 1, "verdict": (bad[0].status if bad else Status.PASS).word,
             "run": run.directory.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -187,7 +181,9 @@ def document_of(config: Config, series: Series, run: Run, checks: Sequence[Check
             "of": series.where, "against": config.against, "subject": series.first.title,
             "cover_message_id": series.first.message_id, "patchset_hash": series.patchset_hash,
             "revision": series.version, "archs": archs, "at_the_end": AT_THE_END,
-            "patches": patches,
+            "patches": [{"number": patch.number, "subject": patch.subject, "patch_id": patch.ident,
+                         "message_id": patch.message_id, "since": words.get(patch.number, ""),
+                         "judged": patch.number in judged} for patch in series.patches],
             "dropped": [subject for number, _, subject in moved if number is None],
             "checks": [{"patch": c.patch, "arch": c.arch, "tool": c.tool, "status": c.status.word,
                         "summary": c.summary, "log": c.where, "repeat": c.repeat} for c in checks],
@@ -206,10 +202,14 @@ def check_declared(config: Config) -> None:
         print(f"  {cell.name:<18} {len(found)} cases")
 
 
+def alone(config: Config) -> contextlib.AbstractContextManager[None]:
+    return images.alone(config.out / f"{NAME}.lock", f"judges a revision in {config.out}")
+
+
 def revision(config: Config) -> tuple[pathlib.Path, Document]:
     """(directory of the run, revision.json), of which nothing is written yet."""
     check_declared(config)
-    with images.alone(config.out / f"{NAME}.lock", f"judges a revision in {config.out}"):
+    with alone(config):
         place, own = config.out / NAME, str(config.base_facts.directory)
         series = series_.load(config.revision or own, config.base, place / "of")
         numbers = chosen(config.patches, len(series.patches))
@@ -251,9 +251,9 @@ def judged_document(config: Config, run: Run, series: Series, against: Series | 
 def check_series(config: Config) -> int:
     """Each patch is clean for checkpatch, and builds without a warning: bisectable."""
     images.build(config)
-    place, own = config.out / NAME, str(config.base_facts.directory)
-    with images.alone(config.out / f"{NAME}.lock", f"judges a revision in {config.out}"):
-        series = series_.load(own, config.base, place / "of")
+    with alone(config):
+        series = series_.load(str(config.base_facts.directory), config.base,
+                              config.out / NAME / "of")
         tree = Tree(config, series)
         complaints = [f"{patch.path.name}: {text}" for patch in series.patches
                       for text in patchcheck.checkpatch(tree.path, patch)]
@@ -264,8 +264,7 @@ def check_series(config: Config) -> int:
 
 def check_builds(config: Config, series: Series, builder: Builder) -> int:
     for patch in series.patches:
-        start = time.monotonic()
-        where = f"  {patch.number}/{len(series.patches)}"
+        start, where = time.monotonic(), f"  {patch.number}/{len(series.patches)}"
         for arch in config.archs:
             log = builder.tree.path.parent / f"{arch.name}.check.log"
             try:
@@ -281,15 +280,11 @@ def check_builds(config: Config, series: Series, builder: Builder) -> int:
 def build_strictly(config: Config, arch: Arch, patch: Patch, builder: Builder,
                    log: pathlib.Path) -> None:
     """KVM, what else the patch changes, and upstream's tests if it has to do with them."""
-    tree, mine = builder.tree.path, patchcheck.compiled_here(patch.files, arch)
-    objects, wanted = tree / f"out-{arch.name}-check", images.image(config, arch).config
-    objects.mkdir(exist_ok=True)
-    kept = objects / ".config"
-    if not kept.exists() or kept.read_text() != wanted.read_text():
-        shutil.copy(wanted, kept)
     builder.tree.go_to(patch.number)
-    goals = patchcheck.directories([*mine, "virt/kvm/"], arch)
-    status, said = images.kernel_make(config, arch, tree, objects.name, "KCFLAGS=-Werror", *goals)
+    files = [*patchcheck.compiled_here(patch.files, arch), "virt/kvm/"]
+    status, said = patchcheck.compiled(
+        config, arch, builder.tree.path / f"out-{arch.name}-check",
+        images.image(config, arch).config.read_text(), files, "KCFLAGS=-Werror")
     log.write_text(said)
     if status:
         raise NotBuilt(first_error(log))

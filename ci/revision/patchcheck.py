@@ -3,6 +3,7 @@
 
 A check returns what is wrong, a text each; BadInput if the tool that it calls has died.
 """
+import collections
 import functools
 import os
 import pathlib
@@ -34,8 +35,7 @@ WERROR = re.compile(r"^(CONFIG_\w*WERROR)=y$", re.MULTILINE)
 CODE = (".c", ".h")
 # The checks themselves are an input of what they say.
 MINE = pathlib.Path(__file__)
-# What a tool says of files, and which of them it could not look at
-Said = dict[str, list[str]]
+Said = tuple[list[str], list[str]]   # warnings, files that are not compiled
 
 
 def output_of(*argv: str, cwd: pathlib.Path | None = None, **environment: str) -> tuple[int, str]:
@@ -104,7 +104,6 @@ OF_PATCH: dict[str, Callable[[pathlib.Path, Patch], list[str]]] = {
 
 
 def cover_letter(series: Series, base_commit: str) -> list[str]:
-    """What is wrong with the whole series as mail."""
     if series.cover is None:
         return ["no cover letter"] if len(series.patches) > 1 else []
     text, found = series.cover.text, []
@@ -121,14 +120,8 @@ def cover_letter(series: Series, base_commit: str) -> list[str]:
 # --- of a tree before and after it ---
 
 def grown(before: Iterable[str], after: Iterable[str]) -> list[str]:
-    """What is said after and was not before, by file, whatever the line."""
-    left, new = list(before), []
-    for line in after:
-        if line in left:
-            left.remove(line)
-        else:
-            new.append(line)
-    return new
+    """What is said after and was not before, or not as often."""
+    return list((collections.Counter(after) - collections.Counter(before)).elements())
 
 
 def warnings_in(text: str, files: Sequence[str],
@@ -143,20 +136,20 @@ def warnings_in(text: str, files: Sequence[str],
 
 
 def kernel_doc(tree: pathlib.Path, files: Sequence[str]) -> Said:
-    there = [name for name in files if name.endswith(CODE) and (tree / name).exists()]
+    there = [name for name in files if (tree / name).exists()]
     if not there:
-        return {"warnings": [], "not_compiled": []}
+        return [], []
     status, said = output_of("perl", "scripts/kernel-doc", "-none", *there, cwd=tree)
     found = warnings_in(said, there)
     if status and not found:
         raise refuse("scripts/kernel-doc", status, said)
-    return {"warnings": found, "not_compiled": []}
+    return found, []
 
 
 def documentation(tree: pathlib.Path, files: Sequence[str], place: pathlib.Path) -> Said:
     """Sphinx' warnings on the documents among files, each built alone."""
     found, source = [], place / "rst"
-    for name in (f for f in files if f.startswith("Documentation/") and f.endswith(".rst")):
+    for name in (f for f in files if f.endswith(".rst") and (tree / f).exists()):
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir(parents=True)
         shutil.copy(tree / name, source / "index.rst")
@@ -167,7 +160,7 @@ def documentation(tree: pathlib.Path, files: Sequence[str], place: pathlib.Path)
             raise refuse(f"sphinx-build of {name}", status, said)
         found += [f"{name}: {line.partition(': ')[2]}"
                   for line in warnings_in(said, ["index.rst"], DOC_WARNING)]
-    return {"warnings": found, "not_compiled": []}
+    return found, []
 
 
 # --- what is compiled ---
@@ -184,16 +177,25 @@ def compiled_here(files: Iterable[str], arch: Arch) -> list[str]:
 
 def foreign(files: Iterable[str], archs: Iterable[Arch]) -> list[str]:
     """Those that nobody compiles here."""
-    here = [arch.kernel_arch for arch in archs]
+    here = tuple(f"arch/{arch.kernel_arch}/" for arch in archs)
     return [f for f in files if f.startswith("arch/") and f.endswith((*CODE, ".S"))
-            and f.split("/")[1] not in here]
+            and not f.startswith(here)]
 
 
-def directories(files: Iterable[str], arch: Arch) -> list[str]:
-    """What to ask kbuild for: KVM's generic code is built with the architecture's."""
+def compiled(config: Config, arch: Arch, objects: pathlib.Path, kernel_config: str,
+             files: Iterable[str], *arguments: str) -> tuple[int, str]:
+    """(status, what it says) of kbuild in the directories of these files.
+
+    KVM's generic code is built with the architecture's.  @objects is below the tree.
+    """
     kvm = f"arch/{arch.kernel_arch}/kvm/"
-    return sorted({kvm if f.startswith(("virt/kvm/", kvm)) else f"{os.path.dirname(f)}/"
-                   for f in files})
+    goals = {kvm if f.startswith(("virt/kvm/", kvm)) else f"{os.path.dirname(f)}/" for f in files}
+    objects.mkdir(exist_ok=True)
+    kept = objects / ".config"
+    if not kept.exists() or kept.read_text() != kernel_config:
+        kept.write_text(kernel_config)
+    return images.kernel_make(config, arch, objects.parent, objects.name, *arguments,
+                              *sorted(goals))
 
 
 def compile_again(config: Config, arch: Arch, tree: pathlib.Path, files: Sequence[str],
@@ -203,21 +205,17 @@ def compile_again(config: Config, arch: Arch, tree: pathlib.Path, files: Sequenc
     A warning is not made an error here, and a failure is one more of them.  A file without an
     object is not compiled in this configuration.
     """
-    objects = tree / f"out-{arch.name}-w1"
-    objects.mkdir(exist_ok=True)
-    (objects / ".config").write_text(WERROR.sub(r"# \1 is not set", kernel_config))
-
-    def make() -> tuple[int, str]:
-        return images.kernel_make(config, arch, tree, objects.name, "W=1", *tools,
-                                  *directories(files, arch))
+    objects, tolerant = tree / f"out-{arch.name}-w1", WERROR.sub(r"# \1 is not set", kernel_config)
+    make = functools.partial(compiled, config, arch, objects, tolerant, files, "W=1", *tools)
     status, said = make()
     if not status:
         for path in (tree / name for name in files if (tree / name).exists()):
             os.utime(path)
         status, said = make()
-    found = warnings_in(said, files) + [f"{files[0]}: error: make W=1 failed"] * bool(status)
-    left = [] if status else [f for f in files if not (objects / f).with_suffix(".o").exists()]
-    return {"warnings": found, "not_compiled": left}
+    found = warnings_in(said, files)
+    if status:
+        return [*found, f"{files[0]}: error: make W=1 failed"], []
+    return found, [f for f in files if not (objects / f).with_suffix(".o").exists()]
 
 
 # --- kept by content ---
@@ -230,7 +228,9 @@ class Static:
 
     def of_patch(self, patch: Patch) -> Iterator[tuple[str, list[Check]]]:
         """All that needs no architecture."""
-        tree, files = self.tree.path, patch.files
+        tree = self.tree.path
+        code = [name for name in patch.files if name.endswith(CODE)]
+        documents = [name for name in patch.files if name.startswith("Documentation/")]
         scripts = self.tree.identity(patch.number, "scripts", "MAINTAINERS",
                                      ".get_maintainer.ignore")
         self.tree.go_to(patch.number)
@@ -238,18 +238,17 @@ class Static:
             said = self.cache.once("static", [tool, patch.text, scripts, sha256(MINE)],
                                    functools.partial(function, tree, patch))
             yield tool, checks(Status.FAIL, *said)
-        unknown = foreign(files, self.config.archs)
+        unknown = foreign(patch.files, self.config.archs)
         if unknown:
             yield "other architectures", checks(Status.NOT_CHECKED,
                                                 f"not compiled: {' '.join(unknown)}")
-        if any(name.endswith(CODE) for name in files):
-            yield "kernel-doc", self.grown("kernel-doc", patch, [],
-                                           lambda: kernel_doc(tree, files))
-        if any(name.startswith("Documentation/") for name in files):
-            sphinx = shutil.which("sphinx-build")
-            yield "docs", (self.grown("docs", patch, [first_line(sphinx, "--version")],
-                                      lambda: documentation(tree, files, tree.parent))
-                           if sphinx else checks(Status.NOT_CHECKED, "docs is not installed"))
+        if code:
+            yield "kernel-doc", self.grown("kernel-doc", patch, [], lambda: kernel_doc(tree, code))
+        if documents and not shutil.which("sphinx-build"):
+            yield "docs", checks(Status.NOT_CHECKED, "docs is not installed")
+        elif documents:
+            yield "docs", self.grown("docs", patch, [first_line("sphinx-build", "--version")],
+                                     lambda: documentation(tree, documents, tree.parent))
 
     def warnings(self, arch: Arch, patch: Patch,
                  kernel: pathlib.Path) -> Iterator[tuple[str, list[Check]]]:
@@ -269,9 +268,9 @@ class Static:
         def ask(place: int) -> Said:
             self.tree.go_to(place)
             return function()
-        before, after = (self.cache.once("warnings", [
+        (before, _), (after, left) = (self.cache.once("warnings", [
             tool, self.tree.identity(place), patch.files, sha256(MINE), *inputs],
             functools.partial(ask, place)) for place in (patch.number - 1, patch.number))
-        left = [f"{name} is not compiled in this configuration" for name in after["not_compiled"]]
-        return (checks(Status.FAIL, *grown(before["warnings"], after["warnings"]))
-                + checks(Status.NOT_CHECKED, *left))
+        return (checks(Status.FAIL, *grown(before, after))
+                + checks(Status.NOT_CHECKED,
+                         *(f"{name} is not compiled in this configuration" for name in left)))

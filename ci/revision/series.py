@@ -13,21 +13,19 @@ import subprocess
 import tempfile
 
 from ci.build import git as git_
+from ci.build.files import sha256
 from ci.build.git import git
 from ci.facts.text import ROOT, BadInput
 
 # As git format-patch names them, with -v or without
 NAME = re.compile(r"(?:v(?P<version>\d+(?:\.\d+)*)-)?(?P<rest>(?P<number>\d{4})-.*\.patch)")
 # [PATCH v2 1/3], [RFC][PATCH 1/3 RESEND], [PATCHv2], [EXTERNAL] [patch V2 01/15]
-PREFIX = re.compile(r"(?:\[[^\]]*\]\s*)*")
+PREFIX = re.compile(r"^(?:\[[^\]]*\]\s*)+")
 NUMBER = re.compile(r"(?<![\d.])(\d+)/\d+(?![\d.])")
 VERSION = re.compile(r"(?:\b|patch)v(\d+)\b", re.IGNORECASE)
 REPLY = re.compile(r"(?:re|aw|fwd?)\s*:", re.IGNORECASE)
 MESSAGE_ID = re.compile(r"^Message-I[Dd]: (.*)\n\Z", re.MULTILINE)
 DIFF = re.compile(rb"^(?:diff |\+\+\+ )", re.MULTILINE)
-# A line of git range-diff
-MOVED = re.compile(r"\s*(?:\d+|-):\s+\S+ (?P<mark>[=!<>]) \s*(?P<new>\d+|-):\s+\S+ (?P<subject>.*)")
-WORDS = {"=": "same", "!": "changed", ">": "new", "<": "dropped"}
 
 
 def ask_about(path: pathlib.Path, *argv: str) -> str:
@@ -53,12 +51,11 @@ class Patch:
 
     @property
     def prefix(self) -> str:
-        match = PREFIX.match(self.title)
-        return match[0] if match else ""
+        return self.title.removesuffix(self.subject)
 
     @property
     def subject(self) -> str:
-        return self.title.removeprefix(self.prefix)
+        return PREFIX.sub("", self.title, count=1)
 
     @property
     def text(self) -> str:
@@ -81,10 +78,10 @@ class Patch:
         heads = {"From": self.author, "Date": self.date, "Message-ID": self.message_id,
                  "Subject": self.title, "Content-Type": "text/plain; charset=UTF-8",
                  "Content-Transfer-Encoding": "8bit"}
-        lines = [f"From {'0' * 40} Mon Sep 17 00:00:00 2001",
-                 *(f"{name}: {text}" for name, text in heads.items() if text), "", self.changelog]
-        rule = b"" if not self.diff or self.diff.startswith(b"---\n") else b"---\n"
-        return "\n".join(lines).encode() + rule + self.diff
+        text = "".join(f"{name}: {value}\n" for name, value in heads.items() if value)
+        rule = "" if not self.diff or self.diff.startswith(b"---\n") else "---\n"
+        return (f"From {'0' * 40} Mon Sep 17 00:00:00 2001\n{text}\n{self.changelog}{rule}".encode()
+                + self.diff)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +99,8 @@ class Series:
     @property
     def patchset_hash(self) -> str:
         """KCIDB's: of the hashes of the patches, in order."""
-        sums = (hashlib.sha256(patch.path.read_bytes()).hexdigest() for patch in self.patches)
-        return hashlib.sha256("".join(f"{one}\n" for one in sums).encode()).hexdigest()
+        sums = "".join(f"{sha256(patch.path)}\n" for patch in self.patches)
+        return hashlib.sha256(sums.encode()).hexdigest()
 
     @property
     def version(self) -> int:
@@ -140,27 +137,24 @@ def read(directory: pathlib.Path, where: str) -> Series:
 def from_directory(source: pathlib.Path, place: pathlib.Path) -> None:
     """The newest version of those that are there, under the names that apply wants."""
     names = {path: NAME.fullmatch(path.name) for path in source.glob("*.patch")}
-
-    def version(match: re.Match[str] | None) -> list[int]:
-        return [int(word) for word in (match["version"] or "1").split(".")] if match else []
-    newest: list[int] = max(map(version, names.values()), default=[])
+    versions = {path: [int(word) for word in (match["version"] or "1").split(".")]
+                for path, match in names.items() if match}
+    newest: list[int] = max(versions.values(), default=[])
     for path, match in names.items():
-        if not match or version(match) == newest:
+        if not match or versions[path] == newest:
             shutil.copy(path, place / (match["rest"] if match else path.name))
 
 
 def from_git(where: str, base: str, place: pathlib.Path) -> None:
     """kernel-patches/BASE as a revision of this repository has it."""
-    try:
-        git(ROOT, "rev-parse", "--verify", "--quiet", f"{where}^{{commit}}")
-    except BadInput:
-        raise BadInput(f"{where}: neither a directory, nor a mailbox, nor a revision of this "
-                       "repository") from None
+    said = f"{where}: neither a directory, nor a mailbox, nor a revision of this repository"
     with tempfile.TemporaryDirectory() as name:
         try:
+            git(ROOT, "rev-parse", "--verify", "--quiet", f"{where}^{{commit}}")
+            said = f"{where} has no kernel-patches/{base}"
             git(ROOT, "archive", "-o", f"{name}/tar", f"{where}:kernel-patches/{base}")
         except BadInput:
-            raise BadInput(f"{where} has no kernel-patches/{base}") from None
+            raise BadInput(said) from None
         shutil.unpack_archive(f"{name}/tar", f"{name}/series", "tar")
         from_directory(pathlib.Path(name, "series"), place)
 
@@ -197,17 +191,3 @@ def load(where: str, base: str, place: pathlib.Path) -> Series:
         from_git(where, base, place)
     shutil.copy(ROOT / "kernel-patches" / base / "base", place)
     return read(place, where)
-
-
-def moved(tree: pathlib.Path, old: str, new: str) -> list[tuple[int | None, str, str]]:
-    """[(number in new or None, word, subject)], by git range-diff of two heads on one base."""
-    said = git(tree, "range-diff", "--no-color", "--no-patch", f"origin/base..{old}",
-               f"origin/base..{new}")
-    rows = []
-    for line in said.splitlines():
-        match = MOVED.fullmatch(line)
-        if not match:
-            raise BadInput(f"not a line of git range-diff: {line}")
-        number = None if match["new"] == "-" else int(match["new"])
-        rows.append((number, WORDS[match["mark"]], match["subject"]))
-    return rows

@@ -32,8 +32,6 @@ from ci.judge.check import Check, Status
 from ci.judge.results import Boot, Run
 from ci.judge.verdict import SERIES_IS_MISSING
 from ci.measure import faults, scaling
-from ci.revision import cost
-from ci.revision import series as series_
 from ci.revision.series import Series
 
 # After each patch the first mode is booted, without these cases, which take minutes of random
@@ -46,6 +44,12 @@ TESTS = ("tools/testing/selftests/", "tools/include/", "tools/arch/", "include/u
 # What kernel-patches/apply says of a series; all else is the machine's fault.
 OF_THE_SERIES = re.compile(r"does not apply to|CRLF|truncated|corrupt|is called NNNN"
                            r"|holds \d+ patches")
+# A line of git range-diff
+MOVED = re.compile(r"\s*(?:\d+|-):\s+\S+ (?P<mark>[=!<>]) \s*(?P<new>\d+|-):\s+\S+ (?P<subject>.*)")
+WORDS = {"=": "same", "!": "changed", ">": "new", "<": "dropped"}
+# Of a boot that is compared with another: both timed parts are measured alike.
+QUANTA = (scaling.QUANTA[0],) * len(scaling.QUANTA)
+Move = tuple[int | None, str, str]   # number now or None, word, subject
 Place = int | str
 Key = tuple[Arch, Place, str, str]   # mode ("": the first), configuration
 
@@ -59,6 +63,10 @@ class NotApplied(BadInput):
         self.knob, self.number = knob, int(match[1]) if match else 0
 
 
+class NotBuilt(Exception):
+    """A state does not build: the first error."""
+
+
 @dataclasses.dataclass(frozen=True)
 class State:
     problem: str = ""                # why there is no boot
@@ -67,23 +75,29 @@ class State:
     images: tuple[str, ...] = ()     # hashes of kernel and initramfs
     boot: Boot | None = None
 
+    @property
+    def check(self) -> Check:
+        """That it does not build."""
+        return Check(Status.FAIL, self.problem, where=self.log)
+
 
 class Tree:
     """The git tree in which all states are built."""
 
     def __init__(self, config: Config, series: Series, against: Series | None = None):
         self.config, self.path = config, config.out / NAME / "linux"
+        self.places: dict[Place, str] = {0: "origin/base"}
         earlier = self.apply(against, "AGAINST")[-1:] if against else []
         self.commits = self.apply(series, "REVISION")
         self.base = git(self.path, "rev-parse", "origin/base")
-        self.places: dict[Place, str] = dict(enumerate([self.base, *self.commits]))
-        self.places.update({"against": commit for commit in earlier})
+        self.places |= {0: self.base, **dict(enumerate(self.commits, 1))}
+        self.places |= {"against": commit for commit in earlier}
 
     def apply(self, series: Series, knob: str) -> list[str]:
         """The commits, one a patch."""
         print(f"  applying {len(series.patches)} patches of {series.where}", flush=True)
         if self.path.exists():  # where an earlier run has left it
-            self.check_out("origin/base")
+            self.go_to(0)
             git(self.path, "clean", "-fdq")
         try:
             images.apply(self.config, series.directory, "patched", self.path)
@@ -93,14 +107,11 @@ class Tree:
         git(self.path, "update-ref", f"refs/kept/{knob}", "HEAD")
         return git(self.path, "rev-list", "--reverse", "origin/base..HEAD").split()
 
-    def check_out(self, commit: str) -> None:
-        git(self.path, "checkout", "-q", "-f", "--detach", commit)
+    def go_to(self, place: Place) -> None:
+        git(self.path, "checkout", "-q", "-f", "--detach", self.places[place])
         # ci/build/images.py: this is nobody's work
         head = git(self.path, "rev-parse", "HEAD")
         (self.path / ".git" / "applied.head").write_text(f"{head}\n")
-
-    def go_to(self, place: Place) -> None:
-        self.check_out(self.places[place])
 
     def identity(self, place: Place, *paths: str) -> str:
         """By content: all of the tree, or some paths."""
@@ -108,15 +119,20 @@ class Tree:
         return (git(self.path, "ls-tree", commit, *paths) if paths
                 else git(self.path, "rev-parse", f"{commit}^{{tree}}"))
 
-
-    def moved(self) -> list[tuple[int | None, str, str]]:
-        """How the patches have changed since AGAINST=: ci/revision/series.py."""
-        return series_.moved(self.path, self.places["against"],
-                             self.commits[-1]) if "against" in self.places else []
-
-
-class NotBuilt(Exception):
-    """A state does not build: the first error."""
+    def moved(self) -> list[Move]:
+        """How the patches have changed since AGAINST=."""
+        if "against" not in self.places:
+            return []
+        said = git(self.path, "range-diff", "--no-color", "--no-patch",
+                   f"origin/base..{self.places['against']}", f"origin/base..{self.commits[-1]}")
+        found = []
+        for line in said.splitlines():
+            match = MOVED.fullmatch(line)
+            if not match:
+                raise BadInput(f"not a line of git range-diff: {line}")
+            number = None if match["new"] == "-" else int(match["new"])
+            found.append((number, WORDS[match["mark"]], match["subject"]))
+        return found
 
 
 class Builder:
@@ -134,12 +150,6 @@ class Builder:
         if status:
             raise NotBuilt(first_error(log))
 
-    def keep(self, kind: str, inputs: object, files: Iterable[pathlib.Path]) -> pathlib.Path:
-        with tempfile.TemporaryDirectory() as stage:
-            for path in files:
-                shutil.copy(path, stage)
-            return self.cache.keep_files(kind, inputs, pathlib.Path(stage))
-
     def rules(self, config: Config, arch: Arch) -> list[Any]:
         """What an image depends on besides the code."""
         tools = images.toolchain(config, arch)
@@ -147,14 +157,24 @@ class Builder:
         return [arch.name, config.config, tools.version, tools.linker, list(tools.variables),
                 *map(sha256, [*makefiles, *tools.fragments])]
 
+    def once(self, kind: str, inputs: object, what: str,
+             build: Callable[[], Iterable[pathlib.Path]]) -> pathlib.Path:
+        """The directory with the files that build() makes, if it is not there yet."""
+        kept = self.cache.files(kind, inputs)
+        if kept:
+            return kept
+        print(f"    {what}", flush=True)
+        with tempfile.TemporaryDirectory() as stage:
+            for path in build():
+                shutil.copy(path, stage)
+            return self.cache.keep_files(kind, inputs, pathlib.Path(stage))
+
     def kernel(self, arch: Arch, place: Place, name: str, log: pathlib.Path) -> pathlib.Path:
         """With .config, .release, .map and .compiler beside it."""
         config = dataclasses.replace(self.config, config=name)
         built = images.image(config, arch, self.config.out / NAME)
-        inputs = [self.tree.identity(place), self.rules(config, arch)]
-        kept = self.cache.files("kernels", inputs)
-        if not kept:
-            print(f"    {arch.name} {name} kernel of {place}", flush=True)
+
+        def build() -> Iterable[pathlib.Path]:
             self.tree.go_to(place)
             self.make(config, arch, log, "configuration")
             try:
@@ -163,21 +183,22 @@ class Builder:
                 raise NotBuilt(str(error)) from None
             self.make(config, arch, log, "kernel")
             files = built.kernel.parent.glob(f"{built.kernel.stem}.*")
-            kept = self.keep("kernels", inputs, filter(pathlib.Path.is_file, files))
-        return kept / built.kernel.name
+            return filter(pathlib.Path.is_file, files)
+        inputs = [self.tree.identity(place), self.rules(config, arch)]
+        what = f"{arch.name} {name} kernel of {place}"
+        return self.once("kernels", inputs, what, build) / built.kernel.name
 
     def programs(self, arch: Arch, place: Place, log: pathlib.Path) -> pathlib.Path:
         """The initramfs: our programs, and upstream's tests as this state has them."""
         ours = images.initramfs(self.config, arch)
-        paths = (*TESTS, f"arch/{arch.kernel_arch}/include/uapi/")
-        inputs = [self.tree.identity(place, *paths), self.rules(self.config, arch), sha256(ours)]
-        kept = self.cache.files("initramfs", inputs)
-        if not kept:
-            print(f"    {arch.name} tests of {place}", flush=True)
-            new = self.config.out / f"programs-{NAME}" / arch.name / ours.name
+        new = self.config.out / f"programs-{NAME}" / arch.name / ours.name
+
+        def build() -> Iterable[pathlib.Path]:
             self.tests(arch, place, log, new)
-            kept = self.keep("initramfs", inputs, [new])
-        return kept / ours.name
+            return [new]
+        theirs = self.tree.identity(place, *TESTS, f"arch/{arch.kernel_arch}/include/uapi/")
+        inputs = [theirs, self.rules(self.config, arch), sha256(ours)]
+        return self.once("initramfs", inputs, f"{arch.name} tests of {place}", build) / ours.name
 
     def tests(self, arch: Arch, place: Place, log: pathlib.Path, target: pathlib.Path | str,
               **environment: str) -> None:
@@ -188,33 +209,6 @@ class Builder:
         self.make(self.config, arch, log, target, environment, TOOLS=NAME, OURS=str(ours))
 
 
-class Boots:
-    """Boots of states; what went well is kept by content, and judged anew."""
-
-    def __init__(self, run: Run, cache: Cache):
-        self.run, self.cache = run, cache
-
-    def boot(self, request: Request, label: str, again: int = 0, keep: bool = True) -> Boot:
-        inputs = request_.identity(request, again)
-        kept = self.cache.files("boots", inputs) if keep else None
-        if kept:
-            boot = results.read_boot(request, kept, read_json(kept / "meta.json"))
-            boot = judged(self.run.judge(request, kept, boot.outcome))
-            if all(map(settled, boot.findings)):
-                return boot
-        boot = judged(self.run.trial(request, self.fresh(label)))
-        if keep and all(map(settled, boot.findings)):
-            boot.meta.update(inputs)
-            results.save_verdict(boot)
-            boot.directory = self.cache.keep_files("boots", inputs, boot.directory)
-        return boot
-
-    def fresh(self, label: str) -> pathlib.Path:
-        """A directory of this run that does not exist yet."""
-        names = [label, *(f"{label}-{n}" for n in range(2, 100))]
-        return next(path for name in names if not (path := self.run.directory / name).exists())
-
-
 class States:
     """What there is at each place: built, and booted once for the same images."""
 
@@ -222,7 +216,6 @@ class States:
         self.config, self.run, self.tree = config, run, tree
         self.cache = Cache(pathlib.Path(config.cache) / "revision")
         self.builder = Builder(config, tree, self.cache)
-        self.boots = Boots(run, self.cache)
         self.known: dict[Key, State] = {}
         self.booted: dict[object, Boot] = {}
 
@@ -238,20 +231,20 @@ class States:
     def prepare(self, wanted: Iterable[Key]) -> None:
         """Build all of these, then boot them, several at a time if they can."""
         built = {key: self.build(*key) for key in wanted if key not in self.known}
+        bootable = {key: (key[0], *key[2:], state.images) for key, state in built.items()}
         waiting: dict[object, tuple[Request, str]] = {}
-        for (arch, place, mode, config), state in built.items():
-            images_of = (arch, mode, config, state.images)
-            if state.request and images_of not in self.booted:
-                waiting.setdefault(images_of, (state.request, label(arch, place, mode, config)))
+        for key, state in built.items():
+            if state.request and bootable[key] not in self.booted:
+                waiting.setdefault(bootable[key], (state.request, label(*key)))
+        # A guest on several threads takes many times as long if it can't have a CPU for each.
         for alone in (False, True):
-            mine = [key for key, (request, _) in waiting.items()
-                    if wants_all_cpus(request) == alone]
-            boots = at_once(lambda key: self.boots.boot(*waiting[key]), mine,
+            mine = [what for what, (request, _) in waiting.items()
+                    if alone == (request.mode.threads != "single" or request.accel != "tcg")]
+            boots = at_once(lambda what: self.boot(*waiting[what]), mine,
                             1 if alone else os.cpu_count() or 1)
             self.booted.update(zip(mine, boots))
-        for (arch, place, mode, config), state in built.items():
-            boot = self.booted.get((arch, mode, config, state.images))
-            self.known[arch, place, mode, config] = dataclasses.replace(state, boot=boot)
+        for key, state in built.items():
+            self.known[key] = dataclasses.replace(state, boot=self.booted.get(bootable[key]))
 
     def build(self, arch: Arch, place: Place, mode: str, config: str) -> State:
         """All but the boot, or what does not build."""
@@ -263,11 +256,9 @@ class States:
             initramfs = self.builder.programs(arch, place, log)
         except NotBuilt as error:
             return State(f"{what} not build: {error}", str(log))
-        names: list[str] = []
-        if not mode:
-            chosen = cases.select(cases.FILES["tests"], arch.name, arch.modes[0].name,
-                                  self.config.base_facts)
-            names = [c.name for c in chosen if not fnmatch.fnmatchcase(c.name, AT_THE_END)]
+        chosen = [] if mode else cases.select(cases.FILES["tests"], arch.name, arch.modes[0].name,
+                                              self.config.base_facts)
+        names = [c.name for c in chosen if not fnmatch.fnmatchcase(c.name, AT_THE_END)]
         request = self.request(arch, kernel, initramfs, "tests", names, mode, config)
         return State("", "", request, (sha256(kernel), sha256(initramfs)))
 
@@ -278,11 +269,29 @@ class States:
         request, = request_.requests(knobs, kind, icount=kind == "bench", images=kernel.parent)
         return dataclasses.replace(request, initramfs=initramfs)
 
+    def boot(self, request: Request, label: str, again: int = 0, keep: bool = True) -> Boot:
+        """What went well is kept by content, and judged anew."""
+        inputs = request_.identity(request, again)
+        kept = self.cache.files("boots", inputs) if keep else None
+        if kept:
+            boot = results.read_boot(request, kept, read_json(kept / "meta.json"))
+            boot = judged(self.run.judge(request, kept, boot.outcome))
+            if all(map(settled, boot.findings)):
+                return boot
+        names = [label, *(f"{label}-{n}" for n in range(2, 100))]
+        fresh = next(path for name in names if not (path := self.run.directory / name).exists())
+        boot = judged(self.run.trial(request, fresh))
+        if keep and all(map(settled, boot.findings)):
+            boot.meta.update(inputs)
+            results.save_verdict(boot)
+            boot.directory = self.cache.keep_files("boots", inputs, boot.directory)
+        return boot
+
     def once_more(self, arch: Arch, place: int) -> Boot:
         """Another boot of a state, whatever is known."""
         request = self.state(arch, place).request
         assert request
-        return self.boots.boot(request, f"{label(arch, place)}-again", keep=False)
+        return self.boot(request, f"{label(arch, place)}-again", keep=False)
 
     def measured(self, arch: Arch, place: Place, kind: str, names: Sequence[str], vcpus: int = 0,
                  again: int = 0) -> Request:
@@ -294,7 +303,7 @@ class States:
                  if case.name in names and (place != 0 or case.needs == "-")]
         request = self.request(arch, booted.kernel, booted.initramfs, kind, there)
         if kind == "scale":
-            return scaling.with_lockstep(request, vcpus, again, quanta=cost.QUANTA)
+            return scaling.with_lockstep(request, vcpus, again, quanta=QUANTA)
         # Another boot has other random numbers, and has to come to the same.
         return dataclasses.replace(faults.with_timeline(request), seed=1 + again)
 
@@ -302,8 +311,8 @@ class States:
                 again: int = 0) -> Boot:
         """Rates are kept by blocks: ci/revision/cost.py."""
         request = self.measured(arch, place, kind, names, vcpus, again)
-        return self.boots.boot(request, f"{place}-{request.directory}-{kind}-{again}", again,
-                               keep=kind == "bench")
+        return self.boot(request, f"{place}-{request.directory}-{kind}-{again}", again,
+                         keep=kind == "bench")
 
 
 def under(boot: Boot, checks: Iterable[Check]) -> list[Check]:
@@ -327,7 +336,7 @@ def judged(boot: Boot) -> Boot:
     if boot.request.kind == "bench":
         faults.measure(boot)
         faults.read_timelines(boot)
-    if boot.request.kind == "scale":
+    elif boot.request.kind == "scale":
         scaling.points_of(boot)
     return boot
 
@@ -338,18 +347,11 @@ def first_error(log: pathlib.Path) -> str:
     return next((line.strip() for line in lines if progress.ERROR.search(line)), "see the log")
 
 
-def wants_all_cpus(request: Request) -> bool:
-    """A guest on several threads takes many times as long if it can't have a CPU for each."""
-    return request.mode.threads != "single" or request.accel != "tcg"
-
-
 def at_once(function: Callable[[Any], Any], values: Iterable[Any], most: int) -> list[Any]:
     """[function(value)], so many at once; ctrl-C ends all."""
     with concurrent.futures.ThreadPoolExecutor(most) as pool:
-        futures = [pool.submit(function, value) for value in values]
         try:
-            return [future.result() for future in futures]
+            return list(pool.map(function, values))   # One that fails cancels those that wait.
         except BaseException:
             watch.STOP.set()
-            pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ci.boot import request as request_
 from ci.config import Config
 from ci.facts import matrix
 from ci.facts.arch import Arch
@@ -14,9 +13,8 @@ from ci.judge import upstream
 from ci.judge.check import Check, Status
 from ci.judge.results import Boot
 from ci.revision import cost, patchcheck
-from ci.revision import series as series_
 from ci.revision.series import Series
-from ci.revision.states import Place, State, States, under
+from ci.revision.states import Place, States, under
 
 Row = dict[str, Any]   # as revision.json has it
 
@@ -70,7 +68,7 @@ class Whole:
                   for kind, place in self.ends.items()}
         now = states.pop("series")
         if not now.boot:
-            self.say(cell.name, [not_built(now)], 0, arch.name)
+            self.say(cell.name, [now.check], 0, arch.name)
             return row(cell, Status.FAIL, summary=now.problem)
         boot = now.boot
         words = {kind: compared(boot, state.boot) for kind, state in states.items() if state.boot}
@@ -94,12 +92,11 @@ class Whole:
                         f"{r['metric']}") for r in rows if not r["exact"]]
         if differ:
             self.say("cost", differ, 0, arch.name)
-        suspects = self.suspects(arch) if "against" in measured else []
         for other in sorted(measured.keys() - {"series"}):
-            changes = cost.as_one(cost.exact_changes(arch.name, rows, accepted, other))
-            doors = suspects if other == "against" else []
-            self.say("cost", [one_of(check, doors) for check in changes],
-                     doors[0] if len(doors) == 1 else 0, arch.name)
+            suspects = self.suspects(arch) if other == "against" else []
+            changes = cost.exact_changes(arch.name, rows, accepted, other)
+            self.say("cost", cost.as_one(changes, suspects),
+                     suspects[0] if len(suspects) == 1 else 0, arch.name)
         return rows
 
     def suspects(self, arch: Arch) -> list[int]:
@@ -116,41 +113,18 @@ class Whole:
     def rates(self, arch: Arch, rates: Sequence[cost.Rate]) -> Row:
         if not self.config.against:
             return {"why": "no earlier revision was given (AGAINST=)"}
-        places: tuple[Place, ...] = ("against", self.last)
-        kernels = {self.states.state(arch, place).images[0] for place in places}
+        places: dict[str, Place] = {"A": "against", "B": self.last}
+        kernels = {self.states.state(arch, place).images[0] for place in places.values()}
         if len(kernels) == 1:
             return {"why": "the two revisions' kernels are the same file"}
-        found = self.blocks(arch, rates).measure()
+        found = cost.Blocks(self.states, arch, places, rates).measure()
         self.say("cost", cost.rate_changes(found["rows"], found["given_up"]), 0, arch.name)
         return found
-
-    def blocks(self, arch: Arch, rates: Sequence[cost.Rate]) -> cost.Blocks:
-        places: dict[str, Place] = {"A": "against", "B": self.last}
-
-        def identity(letter: str, vcpus: int, modes: list[str]) -> Row:
-            return request_.identity(
-                self.states.measured(arch, places[letter], "scale", modes, vcpus))
-
-        def boot(letter: str, vcpus: int, modes: list[str], number: int) -> Boot:
-            print(f"    {arch.name}, boot {number}, {vcpus} vCPUs", flush=True)
-            return self.states.measure(arch, places[letter], "scale", modes, vcpus, number)
-        return cost.Blocks(self.states.cache, rates, identity, boot)
 
 
 def row(cell: Cell, status: Status, **more: object) -> Row:
     return {"arch": cell.arch, "mode": cell.mode, "config": cell.config, "status": status.word,
             **more}
-
-
-def not_built(state: State) -> Check:
-    return Check(Status.FAIL, state.problem, where=state.log)
-
-
-def one_of(check: Check, suspects: Sequence[int]) -> Check:
-    if check.status != Status.FAIL or len(suspects) < 2:
-        return check
-    words = f"; in one of patches {', '.join(map(str, suspects))}"
-    return dataclasses.replace(check, summary=check.summary + words)
 
 
 def compared(boot: Boot, other: Boot) -> dict[str, str]:

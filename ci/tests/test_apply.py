@@ -257,6 +257,21 @@ def test_objects_are_in_one_pack(based):
     assert len(loose) <= 2   # the commit and its tree
 
 
+@pytest.mark.parametrize("number, word", [(1, "three"), (2, "nine")])
+def test_a_patch_that_the_base_has(series, number, word):
+    """Stable takes some: it stays as a commit, so that a commit is a patch."""
+    digit = {"three": 3, "nine": 9}[word]
+    series.sh(f"mkdir x && cd x && mkdir linux && seq 20 | sed s/^{digit}$/{word}/ > linux/file &&"
+              "tar -cf ../linux.tar linux")
+    series.accept()
+    assert "three" in series.file() and "nine" in series.file()
+    count = git.git(series.tree, "rev-list", "--count", "origin/base..HEAD")
+    empty = git.git(series.tree, "log", "-1", f"--skip={2 - number}", "--format=%B")
+    assert count == "2" and empty.endswith("(in the base already)")
+    assert git.git(series.tree, "status", "--porcelain") == ""
+    series.accept()   # and nothing is to be done
+
+
 def test_already_applied(based):
     based.patch(2).write_text(based.patch(1).read_text())
     based.refuse(r"0002-.*\.patch does not apply")

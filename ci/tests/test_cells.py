@@ -88,7 +88,7 @@ def test_what_is_refused() -> None:
 def test_which_cells_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cells.run_matrix(Config(), ["--json"]) == cells.run_matrix(Config(), ["--list"]) == 0
     names, *lines = capsys.readouterr().out.splitlines()
-    there, left = matrix.chosen(matrix.load(Config().base_facts), arch_.names(), False)
+    there, left = matrix.chosen(matrix.load(Config().base_facts), arch_.names(), False, True)
     assert json.loads(names) == [cell.name for cell in there]
     assert len(lines) == len(there) + len(left)
     assert lines[0].split() == ["1", there[0].name, *there[0].command.split()]

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -24,7 +25,6 @@ COUNTS = """Random seed: 0x1
 212 kvm:kvm_userspace_exit 900 100.00
 400 kvm:kvm_exit 900 100.00
 """.splitlines()
-OUTPUT = "\n".join(["== counts", *COUNTS, "== exits", "x", "== locks", "y", "== stacks", *STACKS])
 MAP = ("ffff800000000100 T one\nffff800000000200 t two\nffff800000000300 d __lock_text_start\n"
        "ffff800000000400 d __lock_text_end\n")
 LOCKSTEP = ("mark 0 0 quantum=250 timeouts=0\nmark 0 9 quantum=250 timeouts=0\n"
@@ -34,18 +34,21 @@ LOCKSTEP = ("mark 0 0 quantum=250 timeouts=0\nmark 0 9 quantum=250 timeouts=0\n"
 
 # --- what perf says ---
 
+def output(counts: Sequence[str] = COUNTS) -> str:
+    return "\n".join(["== counts", *counts, "== exits", "x ", "", "== locks", "y", "== stacks",
+                      *STACKS])
+
+
 def test_events_are_told_by_fault() -> None:
-    content = {"counts": COUNTS, "exits": ["x ", ""], "locks": ["y"], "stacks": STACKS}
-    hot = [(60.0, "one"), (0.9, "two")]
-    assert contention.described("fast_minor", content, hot) == {
-        "mode": "fast_minor", "hot": [{"function": "one", "share": 60}], "exits": ["x"],
+    assert contention.read_perf(output()).row("fast_minor", []) == {
+        "mode": "fast_minor", "hot": [], "exits": ["x"],
         "locks": ["y"], "events": [{"event": "kvm:kvm_userspace_exit", "per_fault": 1},
                                    {"event": "kvm:kvm_exit", "per_fault": 2}]}
 
 
 def test_no_record_no_fault() -> None:
     with pytest.raises(BadInput, match="no record"):
-        contention.faults_of(COUNTS[-2:])
+        contention.read_perf(output(COUNTS[-2:]))
 
 
 def replaced(new: str) -> list[str]:
@@ -55,36 +58,42 @@ def replaced(new: str) -> list[str]:
 @pytest.mark.parametrize("mode, lines, problem", (
     ("fast_minor", COUNTS, ""), ("uffd_minor", COUNTS, "212, want 12 to 12"),
     ("fast_minor", COUNTS[:3], "0, want 212"), ("fast_minor", replaced("213"), "213, want 212"),
-    ("fast_minor_overlap", replaced("412"), "")))
+    ("fast_minor_overlap", replaced("412"), ""),
+    ("fast_minor_overlap", replaced("413"), "413, want 212 to 412")))
 def test_exits_are_as_many_as_faults_or_none(mode: str, lines: list[str], problem: str) -> None:
-    said = contention.check_counts(mode, lines)
+    said = contention.read_perf(output(lines)).problem(mode)
     assert problem in said
     assert bool(said) == bool(problem)
 
 
 def test_sections() -> None:
-    found = contention.sections("x\n== counts\n1\n2\n== exits\n4\n== locks\n3\n== stacks\n5\n")
-    assert found == {"counts": ["1", "2"], "exits": ["4"], "locks": ["3"], "stacks": ["5"]}
+    found = contention.read_perf("x\n" + output())
+    assert (found.faults, found.vcpus, found.stacks) == (200, 2, STACKS)
     with pytest.raises(BadInput, match="nothing under exits, locks, stacks from"):
-        contention.sections("== counts\n1\n== exits\n\n== locks\n")
+        contention.read_perf("== counts\n1\n== exits\n\n== locks\n")
 
 
 def test_functions_by_share(tmp_path: pathlib.Path) -> None:
     (tmp_path / "map").write_text(MAP)
-    samples = {("sample", 0xffff800000000104): 2, ("sample", 0xffff8000000001fc): 1,
-               ("sample", 0x1000): 1, ("spin", 0xffff800000000200): 6}
-    assert contention.shares(samples, Symbols(tmp_path / "map")) == [
-        (60, "a spinlock's code, from two"), (30, "one"), (10, "userspace, or the guest")]
+    samples = {("sample", 0xffff800000000104): 200, ("sample", 0xffff8000000001fc): 100,
+               ("sample", 0x1000): 99, ("spin", 0xffff800000000200): 600, ("spin", 0x1000): 1}
+    assert contention.hot(samples, Symbols(tmp_path / "map")) == [
+        {"function": "a spinlock's code, from two", "share": 60},
+        {"function": "one", "share": 30},
+        {"function": "userspace, or the guest", "share": 9.9}]
 
 
 # --- two boots ---
 
-def boots(directory: pathlib.Path, output: str = OUTPUT, lockstep: str = LOCKSTEP) -> list[Any]:
+OUTPUT = output()
+
+
+def boots(directory: pathlib.Path, printed: str = OUTPUT, lockstep: str = LOCKSTEP) -> list[Any]:
     (directory / "x86.map").write_text(MAP)
     found = [fake_boot(directory, {"lockstep": lockstep}, ["fast_minor"], arch=arch.load("x86"),
                        release="6.12", kernel=directory / "x86.kernel",
                        lockstep=Lockstep(scaling.QUANTA, 2)) for _ in range(2)]
-    found[1].outcome.stream.results[0].output = output
+    found[1].outcome.stream.results[0].output = printed
     return found
 
 
@@ -96,15 +105,15 @@ def test_a_profile(tmp_path: pathlib.Path) -> None:
     assert sampled.findings + perf.findings == []
 
 
-@pytest.mark.parametrize("output, lockstep, place, words", (
+@pytest.mark.parametrize("printed, lockstep, place, words", (
     (OUTPUT, LOCKSTEP.replace("sample", "other"), 0, "1 modes passed, 1 were sampled"),
     (OUTPUT, LOCKSTEP.replace("end", "cut"), 0, "no profile: .* has no end"),
     (OUTPUT.replace("== locks", "== lock"), LOCKSTEP, 1, "no profile: nothing under locks"),
     (OUTPUT.replace("212", "211"), LOCKSTEP, 1, "211, want 212 to 212"),
     (OUTPUT + "\na;b", LOCKSTEP, 1, "no profile: not a folded stack")))
-def test_no_profile(tmp_path: pathlib.Path, output: str, lockstep: str, place: int,
+def test_no_profile(tmp_path: pathlib.Path, printed: str, lockstep: str, place: int,
                     words: str) -> None:
-    pair = boots(tmp_path, output, lockstep)
+    pair = boots(tmp_path, printed, lockstep)
     assert contention.profiles_of(*pair) == []
     (finding,) = pair[place].findings
     assert pair[1 - place].findings == []

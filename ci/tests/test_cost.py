@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from ci.boot import request as request_
 from ci.build.cache import Cache
+from ci.facts import arch as arch_
 from ci.facts.text import BadInput
 from ci.judge.check import Check, Status
 from ci.measure import scaling
@@ -110,6 +112,7 @@ def make_boot(*points: tuple[str, float], findings: Sequence[Check] = ()) -> Any
 @pytest.fixture(autouse=True)
 def points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "points_of", lambda boot: boot.points)
+    monkeypatch.setattr(request_, "identity", lambda request: request)
 
 
 def test_a_boot_has_both_parts() -> None:
@@ -120,7 +123,7 @@ def test_a_boot_has_both_parts() -> None:
 
 
 class Machine:
-    """Boots that drift, within a block as well; both parts of one differ."""
+    """States whose boots drift, within a block as well; both parts of one differ."""
 
     def __init__(self, cache: Cache):
         self.cache, self.number, self.random = cache, 0, random.Random(5)
@@ -128,7 +131,11 @@ class Machine:
         self.findings: dict[str, list[Check]] = {}
         self.fixed: dict[int, Iterator[float]] = {}   # rates of the boots of a block
 
-    def boot(self, letter: str, vcpus: int, modes: list[str], number: int) -> Any:
+    def measured(self, arch: Any, letter: str, kind: str, modes: list[str], vcpus: int) -> Any:
+        return [letter, vcpus, modes]
+
+    def measure(self, arch: Any, letter: str, kind: str, modes: list[str], vcpus: int,
+                number: int) -> Any:
         self.number += 1
         noise = {mode: 100 * (1 + 0.001 * self.number + self.random.gauss(0, 0.004))
                  * self.speed.get(mode, {}).get(letter, 1) for mode in modes}
@@ -138,15 +145,15 @@ class Machine:
                  for part in (1 - same, 1 + same)]
         return make_boot(*parts, findings=self.findings.get(letter, []))
 
-    def measure(self, rates: Sequence[Rate] = RATES) -> cost.Row:
+    def compare(self, rates: Sequence[Rate] = RATES) -> cost.Row:
         """As in another run: the boots of this one are counted."""
         self.number = 0
-        return Blocks(self.cache, rates, lambda letter, vcpus, modes: [letter, vcpus, modes],
-                      self.boot).measure()
+        states: Any = self
+        return Blocks(states, arch_.load("x86"), {"A": "A", "B": "B"}, rates).measure()
 
     def changes(self, rates: Sequence[Rate] = RATES, **speed: dict[str, float]) -> list[Any]:
         self.random, self.speed = random.Random(5), speed
-        found = self.measure(rates)
+        found = self.compare(rates)
         return [(c.status, c.summary.split(",")[0], c.summary.split(": ")[-1])
                 for c in cost.rate_changes(found["rows"], found["given_up"])]
 
@@ -179,7 +186,7 @@ def test_another_order_of_what_is_declared(machine: Machine) -> None:
 def test_what_a_kernel_does_wrong_meanwhile_is_its_verdict(machine: Machine) -> None:
     machine.findings["B"] = [Check(Status.SPLAT, "WARNING", where="console.log:1")]
     with pytest.raises(cost.NotMeasured, match="WARNING") as raised:
-        machine.measure()
+        machine.compare()
     assert raised.value.status == Status.SPLAT
 
 
@@ -195,7 +202,7 @@ QUIET: list[stats.Block] = [(100 + n % 2, 100, 100, 101 - n % 2) for n in range(
 def attempt(machine: Machine, blocks: Sequence[Sequence[float]]) -> tuple[list[Check], cost.Row]:
     """Measured now, if it is measured: rates that are so."""
     machine.fixed = {n: iter(block) for n, block in enumerate(blocks, 1)}
-    found = machine.measure(RATES[:1])
+    found = machine.compare(RATES[:1])
     return cost.rate_changes(found["rows"], found["given_up"]), found
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 import pathlib
+import shutil
 import types
 
 import pytest
@@ -37,6 +38,29 @@ def read(tmp_path):
     return read
 
 
+class FakeRun:
+    def __init__(self, config, what):
+        self.directory = pathlib.Path(config.results)
+        self.directory.mkdir(exist_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def run_of_its_own(monkeypatch):
+    monkeypatch.setattr(defects, "Run", FakeRun)
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory):
+    """One with a commit, to be copied."""
+    tree = tmp_path_factory.mktemp("repository")
+    git(tree, "init", "-q", "--template=")
+    (tree / "file").write_text("".join(f"{number}\n" for number in range(30)).replace(
+        "\n20\n", "\nchanged by 2\n"))
+    git(tree, "add", "file")
+    git(tree, "commit", "-qm", "a")
+    return tree
+
+
 # --- files ---
 
 @pytest.mark.parametrize("base, kind", with_defects(), ids=name_of)
@@ -44,15 +68,17 @@ def test_all_of_ours_can_be_tried(base, kind):
     found = defects.load(kind, base)
     assert all(set(defect.archs) <= set(arch_.names()) for defect in found)
     planned = defects.plan(Config(base=base), kind)
-    assert {d.name for _, mine in planned for d in mine} == {d.name for d in found}
+    assert {d.name for _, mine in planned for d, _ in mine} == {d.name for d in found}
 
 
 def test_a_header(read):
     mutant = read("It is wrong.\n\nArch: x86\nMode: shadow\nKilled-by: absent_read\n"
                   f"Killed-by: absent_write\n{DIFF}")
     assert (mutant.name, mutant.why, mutant.archs) == ("a", "It is wrong.", ("x86",))
-    assert mutant.setting(arch_.load("x86")) == ("shadow", "")
     assert mutant.killers == ["absent_read", "absent_write"]
+    config = defects.killers_of(Config(arch=("x86",)), mutant)
+    assert (defects.where(config), config.mode, config.config) == ("x86/shadow", ("shadow",), "")
+    assert (config.cases, config.timeout) == (tuple(mutant.killers), 15)
     assert mutant.diff == DIFF[1:]
 
 
@@ -124,11 +150,18 @@ def test_what_cannot_be_tried(place, header, words):
         defects.plan(Config(arch=("x86",)), defects.TESTS)
 
 
+def test_the_killers_that_an_architecture_and_a_configuration_have(place):
+    place("a", "Arch: x86\nConfig: debug\nKilled-by: guest_pages_4k inject_run")
+    (_, ((_, config),)), = defects.plan(Config(arch=("x86",)), defects.TESTS)
+    assert (defects.where(config), config.timeout) == ("x86/npt/debug", 0)
+    assert config.cases == ("inject_run",)
+
+
 def test_patterns_choose(place):
     place("one", "Arch: x86\nKilled-by: absent_read")
     place("two", "Arch: x86\nKilled-by: absent_read")
     (_, mine), = defects.plan(Config(arch=("x86",), mutants=("o*",)), defects.TESTS)
-    assert [mutant.name for mutant in mine] == ["one"]
+    assert [mutant.name for mutant, _ in mine] == ["one"]
     with pytest.raises(BadInput, match="MUTANTS=three"):
         defects.plan(Config(arch=("x86",), mutants=("three",)), defects.TESTS)
 
@@ -183,16 +216,60 @@ def test_the_machine_is_lost():
     assert judge([lost()], heard=()) == (True, "by a:lost (and the machine is lost)")
 
 
-def test_trouble_of_the_host_is_no_kill():
-    assert judge([lost(summary="QEMU was killed by SIGKILL", where="qemu.log")], (),
-                 how="killed")[0] is None
-    assert judge([lost("", "the guest ended without its end record")], (), plan=0)[0] is None
-    assert judge([lost(), Check(Status.HARNESS, DISK_IS_FULL)], ())[0] is None
+@pytest.mark.parametrize("findings, how, plan, words", (
+    ([lost(summary="QEMU was killed by SIGKILL", where="qemu.log")], "killed", 2, "SIGKILL"),
+    ([lost("", "the guest ended without its end record")], "exited", 0, "without its end record"),
+    ([], "exited", 0, "the machine did not come up"),
+    ([lost(), Check(Status.HARNESS, DISK_IS_FULL)], "exited", 2, DISK_IS_FULL)))
+def test_trouble_of_the_host_is_no_kill(findings, how, plan, words):
+    with pytest.raises(BadInput, match=words):
+        judge(findings, (), how, plan)
 
 
 def test_a_broken_trial_is_no_kill():
-    found = [Check(Status.HARNESS, "asked for release=1", where="tests.ktap")]
-    assert judge(found) == (None, "asked for release=1")
+    with pytest.raises(BadInput, match="asked for release=1"):
+        judge([Check(Status.HARNESS, "asked for release=1", where="tests.ktap")])
+
+
+class FakeTrials(defects.Trials):
+    """Boots have these findings."""
+
+    def __init__(self, config, *findings):
+        self.config, self.findings = config, findings
+
+    def build(self, config, defect, label):
+        pass
+
+    def request(self, config, kind, icount=False):
+        return types.SimpleNamespace(name="x86/npt", directory="x86-npt")
+
+    def boot(self, request, label):
+        stream = types.SimpleNamespace(results=[], plan=2)
+        return types.SimpleNamespace(findings=list(self.findings), outcome=types.SimpleNamespace(
+            stream=stream, how="exited"))
+
+
+def mutants_of(place):
+    place("one", "Arch: x86\nKilled-by: absent_read")
+    place("two", "Arch: x86\nKilled-by: absent_write")
+    (_, mine), = defects.plan(Config(arch=("x86",)), defects.TESTS)
+    return mine
+
+
+def test_a_case_that_fails_without_a_mutant_cannot_kill(place, capsys):
+    mine = mutants_of(place)
+    failing = FakeTrials(Config(), Check(Status.FAIL, "so", "absent_read"))
+    wrong = defects.fail_without(failing, mine)
+    assert wrong == {"x86/npt": {"absent_read": "so"}}
+    assert "x86-npt: 1 of 2 cases pass without a mutant" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="absent_read fails without a mutant: so"):
+        defects.try_mutant(FakeTrials(Config()), *mine[0], wrong)
+    assert defects.try_mutant(FakeTrials(Config(), fail("absent_write")), *mine[1], wrong)[0]
+
+
+def test_a_machine_that_fails_without_a_mutant_ends_all(place):
+    with pytest.raises(BadInput, match="the series without a mutant, x86-npt: Kernel panic"):
+        defects.fail_without(FakeTrials(Config(), lost(case="")), mutants_of(place))
 
 
 # --- plants ---
@@ -218,8 +295,8 @@ def test_a_lock_that_is_seen(read):
 def test_what_make_revision_is_asked(read, tmp_path, header, tool, patches, against):
     spoiled = read(f"Bad.\n\nPatch: 7\nArch: x86\n{header}Finds: {tool} | fail | a\n{DIFF}",
                    defects.REVISION)
-    config = defects.revision_config(Config(mutants=("a",)), spoiled, "x86", tmp_path / "a")
-    assert (config.arch, config.patches) == (("x86",), patches)
+    config = defects.revision_config(Config(arch=("x86",), mutants=("a",)), spoiled, tmp_path / "a")
+    assert (config.arch, config.mutants, config.patches) == (("x86",), (), patches)
     assert config.revision == str(tmp_path / "a")
     assert bool(config.against) == against
     assert config.results == str(tmp_path / "a.results")
@@ -228,7 +305,7 @@ def test_what_make_revision_is_asked(read, tmp_path, header, tool, patches, agai
 def test_a_patch_that_is_moved_is_judged_with_its_neighbour(read, tmp_path):
     spoiled = read("Bad.\n\nPatch: 7\nBefore: 6\nArch: x86\nFinds: boot | fail | a\n",
                    defects.REVISION)
-    config = defects.revision_config(Config(), spoiled, "x86", tmp_path)
+    config = defects.revision_config(Config(), spoiled, tmp_path)
     assert config.patches == "6-7"
 
 
@@ -253,19 +330,26 @@ def test_the_first_finding_has_to_be_it(read):
     assert seen({"status": "pass"}) == (False, "nothing")
 
 
-def test_ctrl_c_of_a_revision_ends_all(read):
+def test_ctrl_c_of_a_revision_ends_all(read, tmp_path, monkeypatch):
+    """Whatever else was found until then."""
     spoiled = read(f"Bad.\n\nPatch: 7\nArch: x86\nFinds: boot | fail | case\n{DIFF}",
                    defects.REVISION)
+    trials = defects.Trials(Config(arch=("x86",), results=str(tmp_path / "run")), "spoiled")
+    made = {**document({}), "verdict": "interrupted"}
+    monkeypatch.setattr(defects, "make_series", lambda *_: None)
+    monkeypatch.setattr("ci.revision.judge.revision", lambda config: (tmp_path, made))
     with pytest.raises(KeyboardInterrupt):
-        defects.judge_spoiled(spoiled, "x86", document({"status": "interrupted"}))
+        defects.try_spoiled(trials, spoiled, trials.config, None)
+    assert read_json(tmp_path / "revision.json") == made
+    made["verdict"] = "fail"
+    assert defects.try_spoiled(trials, spoiled, trials.config, None)[0]
 
 
-@pytest.fixture
-def series(tmp_path):
+@pytest.fixture(scope="session")
+def applied(tmp_path_factory):
     """Three patches of a file, in a directory and, applied, in a tree."""
-    tree, place = tmp_path / "tree", tmp_path / "series"
-    tree.mkdir()
-    git(tree, "init", "-q")
+    tree = tmp_path_factory.mktemp("applied") / "tree"
+    git(".", "init", "-q", "--template=", str(tree))
     lines = [f"{number}\n" for number in range(40)]
     for number in range(4):
         lines[10 * number] = f"changed by {number}\n"
@@ -273,9 +357,17 @@ def series(tmp_path):
         git(tree, "add", "file")
         git(tree, "commit", "-qm", f"one, {number}\n\nBecause.")
     git(tree, "update-ref", "refs/remotes/origin/base", "HEAD~3")
-    git(tree, "format-patch", "-q", "--cover-letter", "--signature=2.39", "-o", str(place),
+    git(tree, "format-patch", "-q", "--cover-letter", "--signature=2.39", "-o", "../series",
         "origin/base")
-    return tree, base_.Base("a", place, "", pathlib.Path(), "")
+    return tree.parent
+
+
+@pytest.fixture
+def series(applied, tmp_path):
+    for name in ("tree", "series"):
+        shutil.copytree(applied / name, tmp_path / name)
+    git(tmp_path / "tree", "reset", "-q")  # the index knows the files that were copied
+    return tmp_path / "tree", base_.Base("a", tmp_path / "series", "", pathlib.Path(), "")
 
 
 SPOILED = """Bad.
@@ -379,41 +471,60 @@ def test_a_row_of_an_earlier_series_says_so(tmp_path):
 
 # --- the engine ---
 
-class FakeRun:
-    def __init__(self, config, what):
-        self.directory = pathlib.Path(config.results)
-        self.directory.mkdir(exist_ok=True)
-
-
 @pytest.fixture
-def engine(place, tmp_path, monkeypatch):
+def engine(place, repository, tmp_path, monkeypatch):
     """(verdicts) -> exit status of make check-mutants; the rows are in tmp_path/committed."""
     place("one", "Arch: x86\nKilled-by: absent_read")
     place("two", "Arch: x86\nKilled-by: absent_read")
     config = Config(arch=("x86",), o=str(tmp_path / "o"), results=str(tmp_path / "run"))
-    tree, image = config.out / "mutant" / "linux", config.out / "patched" / "x86.release"
-    for path in (tree, image.parent):
-        path.mkdir(parents=True)
+    image = config.out / "patched" / "x86.release"
+    image.parent.mkdir(parents=True)
     image.write_text("6.12-patched-1\n")
-    git(tree, "init", "-q")
-    monkeypatch.setattr(defects, "Run", FakeRun)
+    tree = shutil.copytree(repository, config.out / "mutant" / "linux")
     monkeypatch.setattr("ci.build.images.build", lambda config: None)
     monkeypatch.setattr(defects, "prepare", lambda config: None)
     monkeypatch.setattr(base_.Base, "results", tmp_path / "committed")
 
     def check(*verdicts, mutants=()):
-        changed = defects.dataclasses.replace(config, mutants=mutants)
-        kind = defects.dataclasses.replace(defects.TESTS, tried=lambda *_: iter(verdicts))
-        monkeypatch.setattr(defects, "TESTS", kind)
-        git(tree, "commit", "-q", "--allow-empty", "-m", "a")
-        return defects.check_mutants(changed)
+        """A verdict that is an exception is raised."""
+        coming = iter(verdicts)
+
+        def attempt(*_):
+            (tree / "file").write_text("spoiled")
+            if isinstance(verdict := next(coming), BaseException):
+                raise verdict
+            return verdict
+        kind = defects.dataclasses.replace(defects.TESTS, without=lambda *_: None, attempt=attempt)
+        try:
+            return defects.check(defects.dataclasses.replace(config, mutants=mutants), kind)
+        finally:
+            assert "spoiled" not in (tree / "file").read_text()
     return check
 
 
 @pytest.mark.parametrize("verdicts, status", (
-    ([True, True], 0), ([True, False], 1), ([None, False], 2), ([None, True], 2)))
+    ([(True, "so"), (True, "so")], 0), ([(True, "so"), (False, "so")], 1),
+    ([BadInput("so"), (False, "so")], 2), ([BadInput("so"), (True, "so")], 2)))
 def test_the_exit_status(engine, verdicts, status):
-    assert engine(*((verdict, "so") for verdict in verdicts)) == status
+    assert engine(*verdicts) == status
+
+
+def test_a_defect_that_cannot_be_tried_has_a_row(engine, tmp_path):
+    engine(BadInput("no such line"), (True, "so"))
+    rows = read_json(tmp_path / "run" / "mutants-x86.json")["rows"]
+    assert [(row["verdict"], row["text"]) for row in rows] == [
+        ("ERROR", "no such line"), ("killed", "so")]
+
+
+def test_ctrl_c_ends_the_trials(engine, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        engine((True, "so"), KeyboardInterrupt())
+    assert not (tmp_path / "committed").exists()
+
+
+def test_the_commands_try_their_kind():
+    assert [command.keywords["kind"] for command in (
+        defects.check_mutants, defects.check_bench, defects.check_revision)] == list(KINDS)
 
 
 def test_a_table_with_all_defects_is_committed(engine, tmp_path, capsys):
@@ -424,53 +535,49 @@ def test_a_table_with_all_defects_is_committed(engine, tmp_path, capsys):
     engine((True, "now"), mutants=("two",))
     assert [(row["verdict"], row["text"]) for row in read_json(committed)["rows"]] == [
         ("killed", "so"), ("killed", "now")]
-    assert "2 mutants of 6.12-patched-1: 2 killed, 0 survived" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 mutants of 6.12-patched-1: 2 killed, 0 survived" in said
+    assert "cases that no mutant names: absent_" in said
+    assert said.count("so\n") == 3  # a row is printed once
 
 
-def test_a_mutant_that_does_not_apply(tmp_path, monkeypatch, read):
-    monkeypatch.setattr(defects, "Run", FakeRun)
+@pytest.fixture
+def trials(repository, tmp_path):
     config = Config(arch=("x86",), o=str(tmp_path / "o"), results=str(tmp_path / "run"))
     trials = defects.Trials(config, "mutants")
-    trials.tree.mkdir(parents=True)
-    git(trials.tree, "init", "-q")
-    git(trials.tree, "commit", "-q", "--allow-empty", "-m", "a")
-    mutant = read(SPOILED.format(patch=2), defects.REVISION)
-    assert "file: No such file" in trials.build(arch_.load("x86"), mutant, "a")
+    shutil.copytree(repository, trials.tree)
+    return trials
 
 
-def test_what_is_booted_of_a_mutant(machines, monkeypatch):
-    monkeypatch.setattr(defects, "Run", FakeRun)
-    trials = defects.Trials(machines.config(mode=()), "mutants")
+def test_a_mutant_that_does_not_apply(trials, read):
+    mutant = read(SPOILED.format(patch=2).replace("/file", "/other"), defects.REVISION)
+    with pytest.raises(BadInput, match="other: No such file"):
+        trials.build(trials.config, mutant, "a")
+
+
+def test_what_is_booted_of_a_mutant(machines):
+    config = machines.config(mode=("npt",), cases=("second",), timeout=defects.CASE_SECONDS)
+    trials = defects.Trials(config, "mutants")
     trials.place = machines.root / "out" / "patched"
-    request = trials.request(arch_.load("x86"), "tests", mode=("npt",), cases=("second",),
-                             timeout=defects.CASE_SECONDS)
+    request = trials.request(config, "tests")
     assert (request.kernel, request.initramfs) == (trials.place / "x86.kernel",
                                                    trials.place / "x86.cpio")
     assert ([case.name for case in request.cases], request.timeout) == (["second"], 15)
 
 
-def test_a_kernel_of_its_own_is_built(tmp_path, monkeypatch, read):
+def test_a_kernel_of_its_own_is_built(trials, monkeypatch, read):
     """The tree has the defect then, and the files go beside it."""
-    commands = []
-    monkeypatch.setattr(defects, "Run", FakeRun)
+    commands, config, file = [], trials.config, trials.tree / "file"
     monkeypatch.setattr("ci.build.progress.call", lambda command, log, **more: (
-        commands.append((command, (trials.tree / "file").read_text())), len(commands) > 1)[1])
-    config = Config(arch=("x86",), o=str(tmp_path / "o"), results=str(tmp_path / "run"))
-    trials, x86 = defects.Trials(config, "mutants"), arch_.load("x86")
-    trials.tree.mkdir(parents=True)
-    git(trials.tree, "init", "-q")
-    (trials.tree / "file").write_text("".join(f"{number}\n" for number in range(30)))
-    (trials.tree / "file").write_text((trials.tree / "file").read_text().replace(
-        "\n20\n", "\nchanged by 2\n"))
-    git(trials.tree, "add", "file")
-    git(trials.tree, "commit", "-qm", "a")
+        commands.append((command, file.read_text())), len(commands) > 1)[1])
     mutant = read(SPOILED.format(patch=2), defects.REVISION)
-    assert trials.build(x86, None, "series") == ""
-    assert "does not build, see" in trials.build(x86, mutant, "mutant", "debug")
+    trials.build(config, None, "series")
+    with pytest.raises(BadInput, match="^does not build, see .*mutant.build.log"):
+        trials.build(defects.dataclasses.replace(config, config="debug"), mutant, "mutant")
     (first, series), (second, broken) = commands
     assert "spoiled" not in series and "spoiled" in broken
     assert first[-1] == str(config.out / "mutant" / "x86.kernel") and "SERIES=mutant" in first
     assert second[-1] == str(config.out / "mutant" / "x86-debug.kernel")
     with pytest.raises(BadInput, match="without a defect does not build"):
-        trials.build(x86, None, "series")
-    assert "spoiled" not in (trials.tree / "file").read_text()
+        trials.build(config, None, "series")
+    assert "spoiled" not in file.read_text()

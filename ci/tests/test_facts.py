@@ -145,6 +145,14 @@ def test_cells_that_are_refused(line):
         matrix.parse(line, "here")
 
 
+def test_a_cell_with_another_compiler():
+    cell = matrix.parse("x86 npt LLVM=1 slow", "here")
+    assert cell.name == "x86-npt-llvm" and not cell.config
+    assert cell.command == "make check ARCH=x86 MODE=npt LLVM=1"
+    assert matrix.chosen([cell], ["x86"], slow=True) == ([], [])   # of make revision
+    assert matrix.chosen([cell], ["x86"], slow=True, llvm=True) == ([cell], [])
+
+
 def test_gitlab_has_as_many_jobs_as_cells():
     """What other people's machines loop over is ci/matrix."""
     cells, _ = matrix.chosen(matrix.load(BASES[0]), arch.names(), slow=False)

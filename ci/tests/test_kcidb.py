@@ -43,6 +43,6 @@ def test_what_it_would_refuse(table, broken):
     ("<1@example.org>", "1@example.org"), ("<1@x> (added by postmaster@relay)", "1@x"),
     ("<nohost>", None), ("", None)])
 def test_a_message_id_that_it_would_refuse_costs_no_verdict(tmp_path, cover, wanted):
-    report.faces(tmp_path, document(cover_message_id=cover))
+    report.write(tmp_path, document(cover_message_id=cover))
     written = json.loads((tmp_path / "kcidb.json").read_text())["checkouts"][0]
     assert written.get("message_id") == wanted

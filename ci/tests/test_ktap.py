@@ -18,6 +18,17 @@ def test_whole() -> None:
     assert stream.facts == {"cpus": "2"}
 
 
+def test_lines_are_read_when_they_are_whole() -> None:
+    stream = ktap.Stream()
+    stream.feed(b"")
+    assert stream.lines == 0
+    stream.feed(b"KTAP version 1\n1.")
+    assert (stream.lines, stream.plan) == (1, None)
+    stream.feed(b".2\n")
+    stream.close()
+    assert (stream.lines, stream.plan, stream.problems) == (2, 2, [])
+
+
 def test_no_end() -> None:
     assert not ktap.parse(HEAD + FIRST + SECOND).ended
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """make bench: ci/measure/faults.py.  The faults of the harness are in test_faults.py."""
+import contextlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import pytest
 
 from ci.config import Config
 from ci.facts.cases import Case
+from ci.facts.text import BadInput
 from ci.judge.check import Status
 from ci.measure import faults, tables, timeline
 from ci.measure.faults import Row
@@ -35,14 +37,22 @@ def boot(directory: pathlib.Path, records: Sequence[dict[str, Any]], part: str =
 
 # --- prices ---
 
+def batches_of(*sizes: int) -> list[dict[str, int]]:
+    return [{"pages": size, "ticks": 1000 + size * 7} for size in sizes]
+
+
 def test_price_is_the_slope() -> None:
-    batches = [{"pages": 512, "ticks": 1000 + 512 * 7}, {"pages": 1536, "ticks": 1000 + 1536 * 7}]
-    assert faults.price(batches * 3, Fraction(16)) == (7 * 16, 0)
+    assert faults.price(batches_of(*(512, 1536) * 4), Fraction(16)) == (7 * 16, 0)
 
 
 def test_order_within_a_pair_does_not_matter() -> None:
-    small, large = {"pages": 1, "ticks": 10}, {"pages": 3, "ticks": 16}
-    assert faults.price([small, large, large, small], ONE) == (3, 0)
+    assert faults.price(batches_of(*(1, 3, 3, 1) * 2), ONE) == (7, 0)
+
+
+def test_spread_is_of_the_dearest_and_the_cheapest_pair() -> None:
+    batches = batches_of(*(1, 3) * 4)
+    batches[1]["ticks"] += 8
+    assert faults.price(batches, ONE) == (8, 4)
 
 
 def test_instructions_per_tick() -> None:
@@ -52,18 +62,17 @@ def test_instructions_per_tick() -> None:
 
 def test_a_clock_that_is_not_exact_is_not_reported() -> None:
     exact, not_exact = ({"calibration": 1000000, "ticks": 1000000 + more} for more in (5, 1005))
-    assert faults.check_calibration([exact], ONE) == ""
-    assert "not exact" in faults.check_calibration([not_exact], ONE)
-    assert "no calibration" in faults.check_calibration([], ONE)
-
-
-def test_batches_are_pairs() -> None:
-    assert faults.check_batches([{"pages": p} for p in (1, 3, 3, 1) * 2]) == ""
+    faults.check_calibration([exact], ONE)
+    with pytest.raises(BadInput, match="1000000 instructions took 1001005 .* not exact"):
+        faults.check_calibration([not_exact], ONE)
+    with pytest.raises(BadInput, match="no calibration"):
+        faults.check_calibration([], ONE)
 
 
 @pytest.mark.parametrize("sizes", ((), (1, 3), (1, 1) * 4, (1, 3, 1), (1, 3) * 3 + (3, 3)))
 def test_batches_must_be_pairs(sizes: tuple[int, ...]) -> None:
-    assert "want 4 pairs" in faults.check_batches([{"pages": size} for size in sizes])
+    with pytest.raises(BadInput, match="want 4 pairs"):
+        faults.price(batches_of(*sizes), ONE)
 
 
 @pytest.mark.parametrize("price, findings", ((1100, 0), (1111, 1), (100, 1), (0, 1)))
@@ -119,8 +128,11 @@ def test_events_add_up(tmp_path: pathlib.Path, tick: int, ticks: int, exact: boo
     (tmp_path / "timeline").write_text(PART)
     part = timeline.timed_parts(tmp_path / "timeline")[0]
     batches = [{"ticks": 1, "pages": 3}] + [{"ticks": ticks, "pages": 3}] * 2
-    problem = faults.check_timeline([part] * 2, batches, Fraction(tick))
-    assert problem == "" if exact else "by the counter" in problem
+    expected: Any = contextlib.nullcontext()
+    if not exact:
+        expected = pytest.raises(BadInput, match="by the counter")
+    with expected:
+        faults.timeline_of("mapped", [part] * 2, batches, Fraction(tick))
 
 
 def test_timeline_of_a_boot(tmp_path: pathlib.Path) -> None:

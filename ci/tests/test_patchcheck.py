@@ -124,8 +124,6 @@ def test_what_is_compiled_where() -> None:
                                                     "kernel/irq/manage.c"]
     assert patchcheck.built_here(files, arm64) == ["arch/arm64/kvm/mmu.c", MAIN,
                                                    "kernel/irq/manage.c", "include/linux/a.h"]
-    assert patchcheck.directories([MAIN, "kernel/irq/manage.c"], x86) == ["arch/x86/kvm/",
-                                                                          "kernel/irq/"]
     assert patchcheck.foreign(files, [x86, arm64]) == ["arch/powerpc/kvm/b.c"]
 
 
@@ -138,15 +136,16 @@ def test_compiled_with_more_warnings(monkeypatch: pytest.MonkeyPatch,
         calls.append(argv[4:])
         return 0, f"{MAIN}:1:1: warning: a\n"
     monkeypatch.setattr(images, "kernel_make", make)
-    said = patchcheck.compile_again(Config(), arch_.load("x86"), tmp_path, [MAIN],
+    files = [MAIN, "kernel/irq/manage.c"]
+    said = patchcheck.compile_again(Config(), arch_.load("x86"), tmp_path, files,
                                     "CONFIG_WERROR=y\nCONFIG_KVM=y\n", ["C=1"])
-    assert said == {"warnings": [f"{MAIN}: warning: a"], "not_compiled": [MAIN]}
-    assert calls == [("W=1", "C=1", "arch/x86/kvm/")] * 2
+    assert said == ([f"{MAIN}: warning: a"], files)
+    assert calls == [("W=1", "C=1", "arch/x86/kvm/", "kernel/irq/")] * 2
     assert (tmp_path / "out-x86-w1" / ".config").read_text() == (
         "# CONFIG_WERROR is not set\nCONFIG_KVM=y\n")
     monkeypatch.setattr(images, "kernel_make", lambda *argv: (2, "make: no\n"))
     said = patchcheck.compile_again(Config(), arch_.load("x86"), tmp_path, [MAIN], "", [])
-    assert said == {"warnings": [f"{MAIN}: error: make W=1 failed"], "not_compiled": []}
+    assert said == ([f"{MAIN}: error: make W=1 failed"], [])
 
 
 def test_what_has_grown_since_the_patch_before(tmp_path: pathlib.Path, patch: Any) -> None:
@@ -155,9 +154,13 @@ def test_what_has_grown_since_the_patch_before(tmp_path: pathlib.Path, patch: An
     static = patchcheck.Static(Config(), tree, Cache(tmp_path / "cache"))  # type: ignore[arg-type]
 
     def ask() -> patchcheck.Said:
-        return {"warnings": ["a", "b"][:len(tree.places)], "not_compiled": ["c.c"]}
+        return ["a", "b"][:len(tree.places)], ["c.c"]
     for _ in range(2):  # The second time it is known.
         failed, left = static.grown("tool", patch(patch_text(1)), [], ask)
         assert (failed.status, failed.summary) == (Status.FAIL, "b")
         assert (left.status, left.summary[:3]) == (Status.NOT_CHECKED, "c.c")
         assert tree.places == [0, 1]
+
+
+def test_a_document_that_a_patch_adds_is_not_there_before(tmp_path: pathlib.Path) -> None:
+    assert patchcheck.documentation(tmp_path, ["Documentation/new.rst"], tmp_path) == ([], [])

@@ -24,6 +24,13 @@ def test_what_the_guest_is_told() -> None:
     assert not {"nokaslr", "rcupdate.rcu_expedited=1"} & set(words)
 
 
+def test_a_shell_survives_an_oops(tmp_path: pathlib.Path) -> None:
+    argv = qemu.machine(make_request("arm64", kind="shell"), tmp_path)
+    words = argv[argv.index("-append") + 1].split()
+    assert {"quiet", "panic=-1", "hugepages=16", "run=shell"} <= set(words)
+    assert "oops=panic" not in words
+
+
 def test_what_is_counted_is_not_random() -> None:
     request = make_request("arm64", kind="bench", icount=True, seed=3)
     assert {"nokaslr", "norandmaps", "hugepages=330"} <= set(qemu.boot_parameters(request).split())

@@ -9,7 +9,7 @@ from ci.config import Config
 from ci.facts import arch, base, cases
 from ci.facts.text import ROOT, BadInput
 from ci.measure import contention, scaling, tables
-from ci.publish import readme
+from ci.publish import readme, template
 from ci.tests.judged import document
 
 README, BENCH = ROOT / "README.md", "bench"
@@ -20,7 +20,7 @@ FULL = [{"vcpus": vcpus, "boot": boot} for vcpus, boot in sorted(scaling.FULL_RU
 
 def test_its_table_is_of_the_results():
     text = README.read_text()
-    assert readme.in_readme(text, readme.readme_table(readme.committed(BENCH))) == text
+    assert readme.in_readme(text, readme.committed(BENCH)) == text
 
 
 def test_it_is_short():
@@ -38,7 +38,7 @@ def test_it_names_the_commands_that_ci_runs(command):
     assert f'"{command}"' in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("kind", readme.KINDS)
+@pytest.mark.parametrize("kind", readme.TABLES)
 @pytest.mark.parametrize("name", base.names())
 def test_the_texts_of_results_are_of_their_data(tmp_path, kind, name):
     found, place = readme.committed(kind).get(name), base.load(name).results
@@ -59,7 +59,7 @@ def modes(kind):
 def metas(kind, **more):
     """Of all boots of a run that may be quoted."""
     return [{"arch": name, "verdict": "pass", "release": "6.12-patched-1234", "base": "v6.12",
-             "series": "patched", "config": readme.KINDS[kind].config, "lockstep": lockstep,
+             "series": "patched", "config": "profile" * (kind == "profile"), "lockstep": lockstep,
              "results": [{"name": mode} for mode in modes(kind)], **more}
             for name in arch.names() for lockstep in (FULL if kind == "scale" else [None])]
 
@@ -69,7 +69,7 @@ class World:
 
     def __init__(self, root):
         self.root, self.runs = root, root / "runs"
-        self.tables = {kind: readme.committed(kind)["v6.12"] for kind in readme.KINDS}
+        self.tables = {kind: readme.committed(kind)["v6.12"] for kind in readme.TABLES}
         self.runs.mkdir()
         (root / "results").mkdir()
         (root / "README.md").write_text(f"head\n\n{readme.BEGIN}old\n{readme.END}tail\n")
@@ -81,7 +81,7 @@ class World:
             (directory / str(number)).mkdir()
             write_json(directory / str(number) / "meta.json", meta)
         write_json(directory / "table.json", self.tables[kind])
-        for pattern in readme.KINDS[kind].beside:
+        for pattern in readme.PICTURES[kind]:
             (directory / pattern.replace("*", "x")).write_text("<svg/>")
         (self.runs / "latest").symlink_to(directory.name)
         return directory
@@ -114,7 +114,7 @@ def test_a_run_becomes_the_reference(world, kind, wanted):
     world.run(kind)
     assert world.reference() == 0
     assert world.names() == wanted
-    name = readme.KINDS[kind].table
+    name = readme.TABLES[kind]
     assert read_json(world.root / "results" / f"{name}.json") == world.tables[kind]
     text = (world.root / "results" / f"{name}.txt").read_text()
     assert text.startswith(tables.render(world.tables[kind]))
@@ -203,16 +203,18 @@ def test_bases_stand_side_by_side():
         rows = [{"mode": "mapped", "price": price, "range": 1, "ratio": None},
                 {"mode": "fast_minor", "price": price + 0.4, "range": 1, "ratio": 2.034}]
         return {"machines": [{"name": name, "prices": rows} for name in ("arm64/vhe", "x86/npt")]}
-    lines = readme.readme_table({"v6.12": of(4218), "mainline": of(3173)}).splitlines()
+    bases = {"v6.12": of(4218), "mainline": of(3173)}
+    lines = template.render("readme.txt", documents=bases).splitlines()
     assert lines[:2] == ["arm64/vhe                  v6.12  vs sharded  mainline  vs sharded",
                          "mapped                      4218                  3173"]
     assert "fast_minor                  4218       2.03x      3173       2.03x" in lines
     assert "empty_exit                     -                     -" in lines
-    assert len(lines) == 2 * (len(readme.MODES) + 1) + 1
+    assert len(lines) == 2 * (10 + 1) + 1
 
 
-def test_the_text_between_the_markers():
+def test_the_text_between_the_markers(monkeypatch):
+    monkeypatch.setattr(template, "render", lambda name, **values: "1\n\n2\n")
     text = f"a\n{readme.BEGIN}old\n{readme.END}b\n"
-    once = readme.in_readme(text, "1\n\n2\n")
+    once = readme.in_readme(text, {})
     assert once == f"a\n{readme.BEGIN}    1\n\n    2\n{readme.END}b\n"
-    assert readme.in_readme(once, "1\n\n2\n") == once
+    assert readme.in_readme(once, {}) == once

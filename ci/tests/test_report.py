@@ -55,6 +55,16 @@ def test_the_mail_has_the_gravest_first_and_fits():
     assert [line for line in too_wide(text) if "xxx" not in line] == []
 
 
+@pytest.mark.parametrize("checks, wanted", [
+    (CHECKS, "2 findings, in patch 2"),
+    ([*CHECKS, (0, "x86", "x86-npt", "fail", "a fails")],
+     "3 findings, in patch 2 and in the series as a whole"),
+    ([(0, "x86", "cost", "fail", "dearer")], "1 finding, in the series as a whole"),
+    ([(0, "x86", "base", "fail", "a fails")], "1 finding")])
+def test_where_the_findings_are(checks, wanted):
+    assert headline(document(checks)).partition(": ")[2].partition(": ")[2] == wanted
+
+
 def test_a_series_without_a_cover_letter_is_no_reply():
     assert mail(document(cover_message_id="")).startswith("Subject: [PATCH v3 0/2]")
 
@@ -69,7 +79,7 @@ def test_patches_that_were_not_judged_are_not_praised():
     some = document(GOOD, verdict="pass")
     some["patches"][1]["judged"] = False
     assert "patch 1 alone" in headline(some)
-    assert "Not judged: patches 2, the modes and the cost of the whole." in words(some)
+    assert "Not judged: patches 2; the modes and the cost of the whole series." in words(some)
 
 
 def test_a_log_is_quoted_up_to_the_line(tmp_path):
@@ -107,16 +117,17 @@ def test_cells():
          "base": ["a same"], "against": ["b fixed"]},
         {**row, "config": "debug", "status": "not-checked", "summary": "slow: MATRIX=all"},
         {**row, "mode": "shadow", "status": "fail", "summary": "the kernel does not build"}]))
-    assert ("  x86-npt        known: 88 pass, 0 fail, 2 known; a same (base), b fixed\n"
-            "                 (against)\n") in text
-    assert "  x86-npt-debug  not booted: slow: MATRIX=all\n" in text
-    assert "  x86-shadow     fail: the kernel does not build\n" in text
+    assert ("  x86-npt         known: 88 pass, 0 fail, 2 known; vs base: a same; vs\n"
+            "                  earlier: b fixed\n") in text
+    assert "  x86-npt-debug   not booted: slow: MATRIX=all\n" in text
+    assert "  x86-shadow      fail: the kernel does not build\n" in text
 
 
 def test_exact_counts_that_do_not_repeat_are_named():
     found = document(GOOD, exact={"x86": [{**EXACT, "exact": False, "spread": 2}]})
-    assert ("spread 0 in 0 of 1 rows; not judged, as they differ: fast_minor median by 2"
-            in words(found))
+    assert ("0 of 1 rows repeat exactly; not judged, as they do not: fast_minor median "
+            "(differs by 2)") in words(found)
+    assert "(exact count)" not in mail({**found, "against": "HEAD~3"})
     assert "  fast_minor               median           7180     7187     7188\n" in mail(
         document(GOOD, exact={"x86": [EXACT]}))
 
@@ -124,7 +135,8 @@ def test_exact_counts_that_do_not_repeat_are_named():
 def test_what_could_not_have_been_seen_is_not_no_change():
     found = document(GOOD, rates=rates([RATE, {**RATE, "verdict": "within threshold"}]))
     assert headline(found).endswith("; 1 of 2 rates inconclusive")
-    assert "-1.00 % [-2.00, +0.50], p = 0.400 (Holm), inconclusive" in words(found)
+    assert too_wide(mail(found)) == []
+    assert "inconclusive: -1.00 % [-2.00, +0.50], p = 0.400 (Holm)" in words(found)
 
 
 def test_rates_that_were_measured_twice():
@@ -132,9 +144,10 @@ def test_rates_that_were_measured_twice():
                                        measured_by=["abc", "other"]))
     assert "measurement 1 was given up" in words(found)
     assert "what follows is measurement 2" in words(found)
-    assert "measured by other of this repository, judged by abc" in words(found)
+    assert too_wide(mail(found)) == []
+    assert "Measured with other of this repository, judged with abc." in words(found)
     once = words(document(GOOD, rates=rates([RATE])))
-    assert "given up" not in once and "measured by" not in once
+    assert "given up" not in once and "Measured with" not in once
 
 
 def test_rates_that_there_are_none_of():
@@ -147,10 +160,18 @@ def test_rates_that_there_are_none_of():
 def test_a_page_escapes_what_it_quotes():
     checks = [*CHECKS, (2, "x86", "W=1", "fail", "<script>alert(1)</script>")]
     found = document(checks, against="<b>")
-    text = report.render("report.html", found, pictures={"a picture": "<svg/>", "none": ""})
+    text = report.render("report.html", found)
     assert "<script>" not in text and "<b>:" not in text
     assert text.count("&lt;script&gt;") == 2, "in the table, and in the mail"
-    assert "<svg/>" in text and "none" not in text
+
+
+def test_a_page_has_the_pictures_that_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "stages.svg").write_text("<?xml?>\n<!DOCTYPE svg>\n<svg><a/></svg>\n")
+    text = report.render("report.html", document())
+    assert "\n<svg><a/></svg>\n" in text and "?xml" not in text and text.count("DOCTYPE") == 1
+    assert "make bench" in text and "make scale" not in text
 
 
 @pytest.mark.parametrize("broken", [{"version": 2}, {"verdict": "green"}, {"checks": []},
@@ -164,7 +185,7 @@ def test_what_the_schema_refuses(broken):
 def test_what_kcidb_would_refuse_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr("ci.publish.kcidb.report", lambda *args: {"checkouts": []})
     with pytest.raises(BadInput, match="kcidb.json"):
-        report.faces(tmp_path, document())
+        report.write(tmp_path, document())
     assert not (tmp_path / "kcidb.json").exists()
 
 

@@ -26,27 +26,38 @@ def boot_of(directory: pathlib.Path = pathlib.Path("d"), *findings: Check) -> Bo
 
 # --- what is said ---
 
-def test_a_finding_shows_the_end_of_its_log(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "tests.ktap").write_text("# case a 1\n#   a.c:7: no exit\nnot ok 1 a\n"
-                                         "# case b 1\n")
-    finding = Check(Status.FAIL, "exit=1", "a", "tests.ktap:3")
-    text = results.explain(Config(), boot_of(tmp_path), finding)
-    assert text.startswith("FAIL arm64/vhe a: exit=1\n    log:    ")
-    assert "      | #   a.c:7: no exit\n      | not ok 1 a\n    repeat: make check" in text
+def test_a_finding_shows_the_end_of_its_log(machines: Machines,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    log = machines.root / "tests.ktap"
+    log.write_text(f"# case a 1\n#   {'no exit ' * 20}\nnot ok 1 a\n# case b 1\n")
+    run = Run(machines.config(), "check")
+    run.boots.append(boot_of(machines.root, Check(Status.FAIL, "exit<=1", "a", "tests.ktap:3"),
+                             Check(Status.LOST, "gone", "", "console.log")))
+    assert run.summary() == Status.LOST.exit_status
+    fail, _, head, line, last, command, lost, _, _, *end = capsys.readouterr().out.splitlines()
+    assert (fail, lost) == ("FAIL arm64/vhe a: exit<=1", "LOST arm64/vhe : gone")
+    assert (head, last) == ("      | # case a 1", "      | not ok 1 a")
+    assert len(line) == len("      | ") + results.EXCERPT_COLUMNS
+    assert command.startswith("    repeat: make check ARCH=arm64 MODE=vhe")
+    assert end == [f"verdict: lost, {run.directory}", "1 passed, 2 failed, 0 skipped"]
 
 
 def test_repeat_names_what_is_not_default() -> None:
     config = Config(series="base", base="mainline", seed=7)
-    text = results.explain(config, boot_of(), Check(Status.FAIL, "b", "a", "c"))
-    command = text.splitlines()[-1].split("make ")[1].split()
-    assert command[:3] == ["check", "ARCH=arm64", "MODE=vhe"]
-    assert sorted(command[3:-1]) == ["BASE=mainline", "SEED=7", "SERIES=base"]
+    command = results.repeat(config, make_request("arm64"), Check(Status.FAIL, "b", "a")).split()
+    assert command[:4] == ["make", "check", "ARCH=arm64", "MODE=vhe"]
+    assert sorted(command[4:-1]) == ["BASE=mainline", "SEED=7", "SERIES=base"]
     assert command[-1] == "CASES=a"
 
 
-def test_a_known_failure_is_one_line() -> None:
-    text = results.explain(Config(), boot_of(), Check(Status.KNOWN, "it is so", "a", "c"))
-    assert text == "KNOWN arm64/vhe a: it is so"
+def test_a_known_failure_is_one_line(machines: Machines,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(machines.config(), "check")
+    run.boots.append(boot_of(pathlib.Path("d"), Check(Status.KNOWN, "it is so", "a", "c")))
+    assert run.summary() == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "KNOWN arm64/vhe a: it is so", f"verdict: known, {run.directory}",
+        "1 passed, 0 failed, 1 skipped"]
 
 
 @pytest.mark.parametrize("findings, counts", [

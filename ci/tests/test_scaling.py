@@ -104,7 +104,7 @@ def test_pages_that_all_share_are_counted_once() -> None:
 
 def test_columns_of_the_published_table() -> None:
     points = [Point("uffd_minor", 8, 250, 50.0), Point("fast_minor", 8, 250, 400.0)]
-    assert Rates(points).ratios() == [
+    assert Rates(points).machine("x86/npt")["ratios"] == [
         {"vcpus": 8, "without": 50, "with": 400, "ratio": 8, "sharded": None, "per_vcpu": 50,
          "published": scaling.load_published()[8]}]
     assert scaling.load_published()[256] == 4012 / 36

@@ -22,7 +22,7 @@ from ci.judge.check import Check, Status
 from ci.judge.results import Boot, Run
 from ci.revision import states
 from ci.revision.series import Series
-from ci.revision.states import Boots, Builder, NotApplied, NotBuilt, State, States, Tree
+from ci.revision.states import Builder, NotApplied, NotBuilt, State, States, Tree
 from ci.tests.conftest import Machines, make_request
 
 X86 = arch_.load("x86")
@@ -35,18 +35,19 @@ class Booting:
 
     def __init__(self, machines: Machines, monkeypatch: pytest.MonkeyPatch):
         self.machines, self.monkeypatch = machines, monkeypatch
-        self.cache = Cache(machines.root / "kept")
+        self.config = machines.config(cache=str(machines.root / "kept"))
 
     def boot(self, fate: str, again: int = 0, policy: Any = None) -> Boot:
         self.monkeypatch.setenv("FAKE_QEMU", fate)
-        config = self.machines.config()
-        run = Run(config, "revision")
+        run = Run(self.config, "revision")
         run.policy = policy or run.policy
-        request, = request_.requests(config, "tests")
-        return Boots(run, self.cache).boot(request, "label", again)
+        request, = request_.requests(self.config, "tests")
+        states = States(self.config, run, None)  # type: ignore[arg-type]
+        return states.boot(request, "label", again)
 
     def kept(self) -> list[pathlib.Path]:
-        return [path for path in (self.cache.directory / "boots").glob("*") if path.is_dir()]
+        boots = pathlib.Path(self.config.cache, "revision", "boots")
+        return [path for path in boots.glob("*") if path.is_dir()]
 
 
 @pytest.fixture
@@ -300,11 +301,9 @@ def test_an_error_that_a_parallel_build_has_left_behind_is_found(tmp_path: pathl
 
 # --- states ---
 
-class Booted(Boots):
+class Booted(States):
     """Boots that pass, of which the kernels are counted."""
-
-    def __init__(self) -> None:
-        self.labels: list[str] = []
+    labels: list[str]
 
     def boot(self, request: Any, label: str, again: int = 0, keep: bool = True) -> Any:
         self.labels.append(label)
@@ -312,11 +311,11 @@ class Booted(Boots):
 
 
 @pytest.fixture
-def all_states(making: Making, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> States:
+def all_states(making: Making, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Booted:
     (tmp_path / "run").mkdir()
     run = types.SimpleNamespace(directory=tmp_path / "run")
-    found = States(making.config, run, making.tree)  # type: ignore[arg-type]
-    found.boots = Booted()
+    found = Booted(making.config, run, making.tree)  # type: ignore[arg-type]
+    found.labels = []
 
     def requests(config: Config, kind: str, icount: bool, images: pathlib.Path) -> list[Any]:
         name = f"x86{'-' * bool(config.config)}{config.config}.kernel"
@@ -326,8 +325,8 @@ def all_states(making: Making, tmp_path: pathlib.Path, monkeypatch: pytest.Monke
     return found
 
 
-def test_the_same_images_are_booted_once(all_states: States) -> None:
-    labels = all_states.boots.labels  # type: ignore[attr-defined]
+def test_the_same_images_are_booted_once(all_states: Booted) -> None:
+    labels = all_states.labels
     all_states.prepare([(X86, place, "", "") for place in (0, 1, 2, 3)])
     assert sorted(labels) == ["0000-x86", "0001-x86", "0003-x86"]
     first = all_states.state(X86, 1).request
@@ -339,7 +338,7 @@ def test_the_same_images_are_booted_once(all_states: States) -> None:
                                                                    ["0003-x86-shadow"])
 
 
-def test_what_does_not_build_has_a_problem(all_states: States) -> None:
+def test_what_does_not_build_has_a_problem(all_states: Booted) -> None:
     state = all_states.state(X86, 2)
     assert state.boot is None
     assert state.problem == "the kernel does not build: a.c:1:1: error: no"
@@ -349,7 +348,7 @@ def test_what_does_not_build_has_a_problem(all_states: States) -> None:
         all_states.measured(X86, 2, "bench", ["mapped"])
 
 
-def test_what_is_measured(all_states: States, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_measured(all_states: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states.faults, "with_timeline", lambda request: request)
     modes = ["mapped", "fast_minor"]
     on_base, bench = (all_states.measured(X86, place, "bench", modes, again=1) for place in (0, 1))

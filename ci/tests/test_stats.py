@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The statistics, against published answers, and by what they find in simulated boots."""
+import functools
 import math
 import random
 import statistics
@@ -45,6 +46,7 @@ def blocks(generator: random.Random, effect: float) -> list[Block]:
             for n in range(stats.BLOCKS)]
 
 
+@functools.cache
 def trials(effect: float, count: int = 200) -> list[Outcome]:
     generator = random.Random(7)
     # As declared: several metrics at once, under Holm

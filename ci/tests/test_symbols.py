@@ -19,7 +19,7 @@ def symbols(tmp_path: pathlib.Path) -> Symbols:
 
 def test_addresses(symbols: Symbols) -> None:
     assert (symbols.address("one"), symbols.end("one")) == (START + 0x100, START + 0x200)
-    assert (symbols.first(["gone", "two"]), symbols.first(["gone"])) == ("two", None)
+    assert (symbols.first(["gone", "two"]), symbols.first(["gone"])) == ("two", "")
 
 
 def test_names(symbols: Symbols) -> None:

@@ -6,6 +6,7 @@ tables of this layout.
 """
 import json
 import pathlib
+import re
 import types
 from fractions import Fraction
 from typing import Any
@@ -136,14 +137,16 @@ def test_scale() -> None:
 
 
 def test_profile() -> None:
-    record = '{"mode": "fast_minor", "vcpus": 2, "pages": 180, "warm": 20, "ns": 5}'
-    content = {"counts": [record, "212 kvm:kvm_userspace_exit 900 100.00",
-                          "410 kvm:kvm_exit 900 100.00"],
-               "exits": [" VM-EXIT  Samples ", "", *(f"IRQ {i}" for i in range(9))],
-               "locks": ["", "contended  total wait", "2424  5.74 s"]}
-    hot = [(36.0, "a spinlock's code, from __wake_up"), (1.8, "mt_find"), (0.9, "rare")]
+    counts = ['{"mode": "fast_minor", "vcpus": 2, "pages": 180, "warm": 20, "ns": 5}',
+              "212 kvm:kvm_userspace_exit 900 100.00", "410 kvm:kvm_exit 900 100.00"]
+    perf = contention.read_perf("\n".join([
+        "== counts", *counts, "== exits", " VM-EXIT  Samples ", "",
+        *(f"IRQ {i}" for i in range(9)), "== locks", "", "contended  total wait", "2424  5.74 s",
+        "== stacks", "a 1"]))
+    hot = [{"function": "a spinlock's code, from __wake_up", "share": 36.0},
+           {"function": "mt_find", "share": 1.8}]
     machine = {"name": "arm64/vhe", "vcpus": 16, "release": "6.12.117",
-               "modes": [contention.described("fast_minor", content, hot)]}
+               "modes": [perf.row("fast_minor", hot)]}
     assert tables.render(stored(tables.document("profile", [], [machine]))) == PROFILE
 
 
@@ -171,7 +174,10 @@ def test_a_document_says_what_was_measured(tmp_path: pathlib.Path) -> None:
     (1.0, None, "1"), (10.0, 10 / 3, "10/3!"), (0.0, 3.0, "0/3"), (None, 3.1, "-/3!")))
 def test_a_point_whose_boots_differ_says_so(error: float | None, spread: float | None,
                                             cell: str) -> None:
-    assert tables.error_cell({"error": error, "spread": spread}, 3) == cell
+    found = scale([Point("a", 1, 250, 1.0)])
+    found["machines"][0]["rates"][0] |= {"error": error, "spread": spread}
+    (line,) = re.findall(r"^error in %: .*\n(.*)$", tables.render(found), re.MULTILINE)
+    assert line.split() == ["a", cell]
 
 
 def test_a_screen_of_72_columns() -> None:

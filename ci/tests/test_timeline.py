@@ -6,7 +6,7 @@ import pytest
 
 from ci.facts import arch
 from ci.facts.text import BadInput
-from ci.measure import tables, timeline
+from ci.measure import timeline
 
 PART = ("0 mark\n3 page\n4 kernel\n10 fault\n30 guest\n40 page\n41 kernel\n51 fault\n67 guest\n"
         "80 page\n81 kernel\n99 mark\n")
@@ -40,13 +40,17 @@ def test_a_line_of_points_that_is_none(path: pathlib.Path) -> None:
         timeline.load_points("x86", "npt", path)
 
 
+def test_a_line_of_events_that_is_none(path: pathlib.Path) -> None:
+    path.write_text("# words\npage | the guest\n")
+    with pytest.raises(BadInput, match=r":2: want event \| kind \| words"):
+        timeline.load_events(path)
+
+
 def test_every_architecture_has_the_same_points() -> None:
     first, *others = [set(timeline.load_points(name, arch.load(name).modes[0].name))
                       for name in arch.names()]
     assert all(points == first for points in others)
-    assert first - {"enter"} <= set(timeline.WORDS)
-    kinds = sorted(event for events in timeline.KINDS.values() for event in events)
-    assert kinds == sorted(timeline.WORDS)
+    assert first - {"enter"} <= set(timeline.load_events())
 
 
 def test_parts(path: pathlib.Path) -> None:
@@ -64,12 +68,16 @@ def test_no_timeline(path: pathlib.Path, text: str) -> None:
         timeline.timed_parts(path)
 
 
+def stages(line: timeline.Timeline) -> list[tuple[str, int, float]]:
+    return [(row["event"], row["median"], row["mean"]) for row in line.stages_row("a")["events"]]
+
+
 def test_faults(path: pathlib.Path) -> None:
     path.write_text(PART)
     faults = timeline.faults_of(timeline.timed_parts(path)[0])
     assert [f.takes for f in faults] == [(1, 6, 20, 10), (1, 10, 16, 13)]
     line = timeline.Timeline(faults)
-    assert line.stages == [("page", 1, 1), ("kernel", 6, 8), ("fault", 16, 18),
+    assert stages(line) == [("page", 1, 1), ("kernel", 6, 8), ("fault", 16, 18),
                            ("guest", 10, 11.5)]
     assert line.distribution() == (37, 37, 40, 40)
     assert line.curve() == [(37, 0), (37, 50), (40, 100)]
@@ -79,9 +87,8 @@ def test_the_usual_path() -> None:
     usual = timeline.Fault(("page",), (5,))
     tick = timeline.Fault(("page", "kernel", "guest"), (1, 90, 5))
     line = timeline.Timeline([usual, tick, usual])
-    assert (line.stages, line.distribution()) == ([("page", 5, 5)], (5, 5, 96, 96))
-    head = next(tables.stage_lines("x86/npt", line.stages_row("fast")))
-    assert "the path of 67 % of fast" in head
+    assert (stages(line), line.distribution()) == ([("page", 5, 5)], (5, 5, 96, 96))
+    assert round(line.stages_row("fast")["share"]) == 67
 
 
 def test_kinds_are_means_over_all_faults() -> None:

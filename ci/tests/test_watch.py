@@ -15,12 +15,3 @@ def test_a_hang(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, fate: s
     monkeypatch.setenv("FAKE_QEMU", fate)
     outcome = watch.run(make_request(boot_seconds=1, grace_seconds=1), tmp_path)
     assert (outcome.how, outcome.detail) == ("timeout", detail)
-
-
-def test_lines_are_read_when_they_are_whole(tmp_path: pathlib.Path) -> None:
-    path, tail = tmp_path / "log", watch.Tail(tmp_path / "log")
-    assert tail.lines() == []
-    path.write_text("one\ntw")
-    assert tail.lines() == ["one"]
-    path.write_text("one\ntwo\n")
-    assert (tail.lines(), tail.rest) == (["two"], b"")
