@@ -95,8 +95,8 @@ def hidden(default: str, parse: Callable[[str], Any] = str) -> Any:
 @dataclasses.dataclass(frozen=True)
 class Config:
     arch: tuple[str, ...] = knob("", "x86, arm64; unset: both", words)
-    mode: tuple[str, ...] = knob("", "x86: npt legacy shadow; arm64: vhe nvhe nogic protected; "
-                                 "unset: all", words)
+    mode: tuple[str, ...] = knob("", "npt legacy shadow; vhe nvhe nogic protected; unset: all, "
+                                 "or the first", words)
     cases: tuple[str, ...] = knob("", "shell patterns: the cases, or the modes of bench and scale",
                                   patterns)
     series: str = knob("patched", "patched; base: without the series; with KERNEL=: a range A..B",
@@ -127,7 +127,7 @@ class Config:
     patches: str = knob("", "", str)
     matrix: str = knob("", "revision: only these patches, as \"3 5-7\"; all: slow cells too",
                        one_of("", "all"))
-    mutants: tuple[str, ...] = knob("", "check-mutants, check-revision: shell patterns of defects",
+    mutants: tuple[str, ...] = knob("", "shell patterns: the defects of check-mutants, -bench, -revision",
                                     patterns)
     v: str = knob("0", "1: verbose; series: its number")
     jobs: int = knob("", "", count)
@@ -217,7 +217,9 @@ def text_of(value: object) -> str:
 
 
 def names_of(field: "dataclasses.Field[Any]") -> list[str]:
-    return [name for name in (field.name.upper(), field.metadata["alias"]) if name]
+    """In the environment; a hidden one must not be somebody's by accident."""
+    prefix = "HARNESS_" if field.metadata["text"] == "-" else ""
+    return [name for name in (prefix + field.name.upper(), field.metadata["alias"]) if name]
 
 
 def known() -> list[str]:

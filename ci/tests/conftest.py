@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Machines for the harness' own tests: a stand-in for QEMU, and images that it does not read."""
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -56,7 +57,8 @@ class Machines:
 
     def environment(self, fate: str, **more: str) -> dict[str, str]:
         """Nobody's own: what a person has set would be another test."""
-        knobs = {name.upper(): value for name, value in self.knobs().items()}
+        names = {field.name: config_.names_of(field)[0] for field in dataclasses.fields(Config)}
+        knobs = {names[name]: value for name, value in self.knobs().items()}
         # A start takes half the time with byte code, which goes where the tests' files do.
         python = {"PYTHONDONTWRITEBYTECODE": "",
                   "PYTHONPYCACHEPREFIX": str(self.root.parent / "pycache")}

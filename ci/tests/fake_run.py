@@ -57,4 +57,4 @@ def install(monkeypatch: pytest.MonkeyPatch, module: str, requests: Sequence[Any
 
 
 def refuse(*args: Any) -> None:
-    raise AssertionError("IMAGES= are there, and something is built")
+    raise AssertionError("images are there, and something is built")

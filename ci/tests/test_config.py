@@ -71,12 +71,12 @@ def test_somebodys_tree():
 
 
 def test_children_do_not_inherit_knobs(monkeypatch):
-    for name in ("CASES", "OF", "GIT_DIR", "MAKEFLAGS", "CDPATH", "BOOT_SECONDS"):
+    for name in ("CASES", "OF", "GIT_DIR", "MAKEFLAGS", "CDPATH", "HARNESS_BOOT_SECONDS"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("NOT_A_KNOB", "x")
     have = config.environment(MORE="y")
     assert have["NOT_A_KNOB"] == "x" and have["MORE"] == "y"
-    assert not {"CASES", "OF", "GIT_DIR", "MAKEFLAGS", "CDPATH", "BOOT_SECONDS"} & set(have)
+    assert not {"CASES", "OF", "GIT_DIR", "MAKEFLAGS", "CDPATH", "HARNESS_BOOT_SECONDS"} & set(have)
 
 
 def test_every_knob_is_in_the_help():
@@ -121,3 +121,8 @@ def test_make_knows_every_command():
 def test_every_command_is_there():
     for command in main.COMMANDS:
         assert callable(main.function_of(command)), command.name
+
+
+def test_a_hidden_knob_is_nobodys_by_accident():
+    assert config.load({"IMAGES": "mine", "BASE_ONLY": "1"}) == config.load({})
+    assert config.load({"HARNESS_IMAGES": "mine"}).images == "mine"

@@ -17,8 +17,8 @@ from ci.judge.check import Status
 from ci.tests.conftest import MOST_SECONDS, Machines
 
 # Seconds
-LIMITS = {"BOOT_SECONDS": "2", "GRACE_SECONDS": "2"}
-LONG = {"BOOT_SECONDS": "30", "GRACE_SECONDS": "30"}
+LIMITS = {"HARNESS_BOOT_SECONDS": "2", "HARNESS_GRACE_SECONDS": "2"}
+LONG = {"HARNESS_BOOT_SECONDS": "30", "HARNESS_GRACE_SECONDS": "30"}
 
 # (what the machine does, its verdict, what is said)
 FAULTS = (
@@ -96,13 +96,13 @@ def fixture_small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def test_full_disk_while_the_guest_runs(machines: Machines, small_disk: pathlib.Path) -> None:
-    status, out, _ = faulty(machines, "flood", RESULTS=str(small_disk), MIN_FREE_MB="0")
+    status, out, _ = faulty(machines, "flood", RESULTS=str(small_disk), HARNESS_MIN_FREE_MB="0")
     assert status != 0, out
 
 
 def test_full_disk_after_the_guest(machines: Machines, small_disk: pathlib.Path) -> None:
     (small_disk / "filler").write_bytes(b"x" * 52 * 1024)
-    status, _, err = faulty(machines, "pass", RESULTS=str(small_disk), MIN_FREE_MB="0")
+    status, _, err = faulty(machines, "pass", RESULTS=str(small_disk), HARNESS_MIN_FREE_MB="0")
     assert status == Status.HARNESS.exit_status
     assert "make room" in err
 

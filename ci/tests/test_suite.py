@@ -90,7 +90,7 @@ def test_death_of_the_harness_leaves_no_qemu(machines: Machines) -> None:
 
 
 @pytest.mark.parametrize("knob, value, says", [
-    ("MIN_FREE_MB", "999999999", "make room"),
+    ("HARNESS_MIN_FREE_MB", "999999999", "make room"),
     ("QEMU", "/nonexistent/qemu",
      "ci: /nonexistent/qemu not found: run make deps, or give QEMU=/path/to/it\n"),
     ("ACCEL", "hvf", "ci: ACCEL=hvf: choose tcg, kvm\n"),
