@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 
 from ci import config as config_
@@ -51,7 +52,7 @@ COMMANDS = [
     Command("coverage", "proof.coverage.coverage", "lines of the series that the cases execute",
             own=("config",), ours=True),
     Command("fuzz", "judge.suite.fuzz", "a million random memslot ioctls with CONFIG=debug (hours)",
-            own=(*THE_CASES, "series")),
+            own=THE_CASES),
     Command("check-harness", "check_harness", "test the harness itself (pytest, mypy)"),
     Command("reference", "publish.readme.reference", "put the last run into results/ and README.md",
             ours=True),
@@ -106,8 +107,8 @@ def refuse(command: Command, config: Config) -> None:
     if given:
         raise BadInput(f"{command.name} sets {', '.join(given)} itself: leave it unset")
     if command.ours and config.kernel:
-        raise BadInput(f"KERNEL= is for somebody's tree; {command.name} judges our own series: "
-                       "BASE= names one of kernel-patches/")
+        raise BadInput(f"KERNEL= is for somebody's tree; {command.name} is for kernel-patches/ "
+                       "alone: unset it")
 
 
 def function_of(command: Command):  # type: ignore[no-untyped-def]
@@ -119,9 +120,21 @@ def run(name: str, words: Sequence[str]) -> int:
     command = next((c for c in COMMANDS if c.name == name), None)
     if not command:
         raise BadInput(f"{name}: no such command; make help lists them")
-    config = config_.load()
+    takes_words = not command.text and name != "help"
+    if words and not takes_words:
+        raise BadInput(f"{' '.join(words)}: {name} takes no words; knobs come from the environment "
+                       f"or from make: make {name} {' '.join(words)}")
+    # A script of ours runs in somebody's shell, whose variables are not meant for us.
+    config = Config() if name == "b4-check" else config_.load()
     refuse(command, config)
-    return function_of(command)(config, *([words] if not command.text and name != "help" else []))
+    return function_of(command)(config, *([words] if takes_words else []))
+
+
+def remedy(error: OSError) -> str:
+    """A program that is missing has no directory in its name; an image has."""
+    if error.errno == errno.ENOENT and "/" not in str(error.filename):
+        return "run make deps"
+    return REMEDIES.get(error.errno or 0, "fix that and run again")
 
 
 def listen() -> None:
@@ -141,13 +154,18 @@ def main(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return HARNESS
     except OSError as error:
-        said = f"{error}; {REMEDIES.get(error.errno or 0, 'mend that and run again')}"
+        said = f"{error}; {remedy(error)}"
     except subprocess.SubprocessError as error:
         more = getattr(error, "stderr", None) or b""
         text = more if isinstance(more, str) else more.decode(errors="replace")
         said = f"{error} {text}".rstrip()
+    except ImportError as error:
+        said = f"{error}: run make deps"
+    except Exception:   # of ours: status 1 would be a verdict on the series
+        traceback.print_exc()
+        said = "a fault of this program, above"
     except KeyboardInterrupt:
-        print("ci: interrupted; what there was so far is kept, and marked", file=sys.stderr)
+        print("ci: interrupted; partial results are kept, and marked", file=sys.stderr)
         return INTERRUPTED
     print(f"ci: {said}", file=sys.stderr)
     return HARNESS

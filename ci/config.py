@@ -10,6 +10,7 @@ import difflib
 import functools
 import os
 import pathlib
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -127,8 +128,8 @@ class Config:
     patches: str = knob("", "", str)
     matrix: str = knob("", "revision: only these patches, as \"3 5-7\"; all: slow cells too",
                        one_of("", "all"))
-    mutants: tuple[str, ...] = knob("", "shell patterns: the defects of check-mutants, -bench, -revision",
-                                    patterns)
+    mutants: tuple[str, ...] = knob("", "shell patterns: the defects of check-mutants, -bench, "
+                                    "-revision", patterns)
     v: str = knob("0", "1: verbose; series: its number")
     jobs: int = knob("", "", count)
     llvm: str = knob("", "", again=True)
@@ -150,7 +151,7 @@ class Config:
     def __post_init__(self) -> None:
         """What is said nowhere has a value that depends on the rest."""
         self._default("base", base_.FOR_KERNEL if self.kernel else base_.DEFAULT)
-        self._default("jobs", os.cpu_count() or 1)
+        self._default("jobs", len(os.sched_getaffinity(0)))
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         self._default("cache", f"{cache}/kvm-fast-only")
         self._default("results", "results" if self.o == "build" else f"{self.o}/results")
@@ -229,7 +230,13 @@ def known() -> list[str]:
 def load(environ: Mapping[str, str] = os.environ) -> Config:
     """From the environment, in which make puts what is on its command line."""
     check_names(environ)
-    values = {}
+    values: dict[str, Any] = {}
+    # make's own -jN
+    given = re.search(r"(?:^|\s)-j(\d+)", environ.get("MAKEFLAGS", ""))
+    if given:
+        values["jobs"] = int(given[1])
+    if environ.get("REVISION") and environ.get("OF"):
+        raise BadInput("REVISION= and OF= are one knob: give one of them")
     for field in dataclasses.fields(Config):
         name = next((name for name in names_of(field) if environ.get(name)), "")
         if name:
@@ -243,8 +250,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
 def check_names(environ: Mapping[str, str]) -> None:
     """A knob of make's command line that there is not would be lost without a word."""
     _, _, assigned = environ.get("MAKEFLAGS", "").partition("-- ")
-    for word in shlex.split(assigned):
-        name = word.partition("=")[0]
+    for name in re.findall(r"(?:^|(?<!\\) )(\w+)[:+?]?=", assigned):
         if name not in known():
             near = difflib.get_close_matches(name, known(), 1)
             raise BadInput(f"{name}=: there is no such knob"
@@ -256,7 +262,8 @@ def check(config: Config) -> None:
     if len(str(ROOT).split()) != 1:
         raise BadInput(f"the path \"{ROOT}\" has a space in it, which make cannot handle; "
                        "clone to another place")
-    object.__setattr__(config, "arch", tuple(arch_.ALIASES.get(a, a) for a in config.arch))
+    object.__setattr__(config, "arch", tuple(dict.fromkeys(
+        arch_.ALIASES.get(a, a) for a in config.arch)))
     refuse("ARCH", config.arch, arch_.names(),
            f" (aliases: {' '.join(arch_.ALIASES)}), or leave it unset for all")
     # By name: a path would be one to remove as well

@@ -60,7 +60,7 @@ class Stream:
         elif self.plan is None and plan:
             self.plan = int(plan[1])
         elif self.plan is None:
-            self.problem(f"want the plan, got: {line}")
+            self.problem(f"expected the plan \"1..N\", got: {line}")
         elif line == "# end" and self.running is None:
             self.ended = True
             if len(self.results) != self.plan:
@@ -86,7 +86,7 @@ class Stream:
 
     def add_result(self, word: str, number: int, name: str, directive: str) -> None:
         if number != len(self.results) + 1:
-            self.problem(f"result {number} where {len(self.results) + 1} was due")
+            self.problem(f"result {number}, expected {len(self.results) + 1}")
         if self.running is None or self.running[0] != name:
             self.problem(f"a result for {name}, which was not running")
         self.running = None

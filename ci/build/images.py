@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 
 from ci import config as config_
@@ -77,6 +78,8 @@ def initramfs(config: Config, arch: Arch) -> pathlib.Path:
 def lock(path: pathlib.Path, how: int, message: str = "") -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as stream:
+        # What we start holds it too: a compiler may outlive us.
+        os.set_inheritable(stream.fileno(), True)
         try:
             fcntl.flock(stream, how | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -160,7 +163,8 @@ def guest_make(config: Config, arch: Arch, *targets: pathlib.Path | str,
     series = variables.get("SERIES", config.series_name)
     given = {"ARCH": arch.name, "OUT": str(config.out), "BASE": config.base, "SERIES": series,
              "SERIES_ID": source.of(config).identity, "CONFIG": config.config,
-             "LOCAL": local(config.out / series / "linux"), "CACHE": os.path.abspath(config.cache),
+             "LOCAL": "" if targets == ("facts",) else local(config.out / series / "linux"),
+             "V": "1" if config.verbose else "0", "CACHE": os.path.abspath(config.cache),
              "LLVM": config.llvm, "CROSS_COMPILE": config.cross_compile,
              "PROGRAMS": " ".join(programs(arch)), **variables}
     return ["make", "--no-print-directory", "-C", str(ROOT), "-f", GUEST_MK, f"-j{config.jobs}",
@@ -172,7 +176,7 @@ def toolchain(config: Config, arch: Arch) -> Toolchain:
     done = subprocess.run(guest_make(config, arch, "facts"), capture_output=True, text=True,
                           check=False, env=config_.environment())
     if done.returncode:
-        said = done.stderr.strip().splitlines()
+        said = done.stderr.strip().splitlines() or [f"guest.mk: status {done.returncode}"]
         raise BadInput(re.sub(r"^\S+guest.mk:\d+: \*\*\* (.*?)\.?(?:  Stop\.)?$", r"\1", said[0]))
     have = {m[1]: m[2].strip() for m in map(FACT.fullmatch, done.stdout.splitlines()) if m}
     variables = (f"CROSS_COMPILE={have['cross']}", f"CC={have['cc']}", f"HOSTCC={have['hostcc']}",
@@ -187,11 +191,13 @@ def kernel_make(config: Config, arch: Arch, tree: pathlib.Path, objects: str,
     """(status, all that it said) of make in a kernel's tree, with the compiler of guest.mk."""
     tools = toolchain(config, arch)
     caching = dict(word.split("=", 1) for word in tools.ccache)
-    done = subprocess.run(["make", "-s", f"-j{config.jobs}", "-C", str(tree), f"O={objects}",
-                           f"ARCH={arch.kernel_arch}", *tools.variables, "LOCALVERSION=-check",
-                           *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace", check=False, env=config_.environment(**caching))
-    return done.returncode, done.stdout
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        status = progress.call(["make", "-s", f"-j{config.jobs}", "-C", str(tree), f"O={objects}",
+                                f"ARCH={arch.kernel_arch}", *tools.variables,
+                                "LOCALVERSION=-check", *arguments],
+                               log, env=config_.environment(**caching))
+        log.seek(0)
+        return status, log.read()
 
 
 def make_steps(config: Config, arch: Arch, steps: tuple[tuple[str, str], ...],
@@ -247,11 +253,12 @@ def perf(config: Config, arch: Arch) -> pathlib.Path:
     return debian_file(config, arch, "perf", ".list")
 
 
-def extra_initramfs(config: Config, arch: Arch, name: str, **variables: str) -> pathlib.Path:
-    """initramfs-NAME.cpio: the same programs with a shell, or with perf."""
+def extra_initramfs(config: Config, arch: Arch, name: str) -> pathlib.Path:
+    """initramfs-NAME.cpio: the same programs with a shell, or with perf as well ("profile")."""
     with building(config):
+        more = {"PERF": str(perf(config, arch))} if name == "profile" else {}
         make_steps(config, arch, ((f"initramfs-{name}", f"initramfs-{name}"),),
-                   BUSYBOX=str(busybox(config, arch)), **variables)
+                   BUSYBOX=str(busybox(config, arch)), **more)
     return initramfs(config, arch).with_name(f"initramfs-{name}.cpio")
 
 

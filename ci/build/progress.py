@@ -64,8 +64,8 @@ def failure(name: str, path: pathlib.Path, status: int) -> BadInput:
     """Print what tells of it; the exception says where all of it is."""
     for line in telling(path.read_text(errors="replace").splitlines()):
         print("    " + (line if OURS.match(line) else line[:TAIL_COLUMNS]), file=sys.stderr)
-    return BadInput(f"{name} failed (exit {status}); its first errors and last lines are above, "
-                    f"all of it is in {path}")
+    return BadInput(f"{name} failed (exit {status}); its first errors and last lines are above; "
+                    f"full log: {path}")
 
 
 def show_notes(path: pathlib.Path) -> None:
@@ -84,7 +84,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 def start(command: Sequence[str], log: IO[Any] | None, **more: Any) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([*WITH_US, *command], stdin=subprocess.DEVNULL, stdout=log,
-                            stderr=log, start_new_session=True, **more)
+                            stderr=log, start_new_session=True, close_fds=False, **more)
 
 
 def call(command: Sequence[str], log: IO[Any] | None, **more: Any) -> int:

@@ -17,39 +17,29 @@ class Source:
     series: str                # "patched" or "base"
     kernel: str                # KERNEL=, or ""
     commits: tuple[str, ...]   # of KERNEL=: the base, and the end of a range
-    patches: tuple[pathlib.Path, ...]
-
-    @property
-    def identity(self) -> str:
-        """Of what is built, in its release: commits and patches."""
-        total = hashlib.sha256("".join(f"{line}\n" for line in [" ".join(self.commits)]
-                                       if line).encode())
-        for patch in self.patches:
-            total.update(patch.read_bytes())
-        return total.hexdigest()[:8]
-
-    @property
-    def series_sha256(self) -> str:
-        """Over the patches, in order; "" if the series is somebody's commits."""
-        if len(self.commits) > 1:
-            return ""
-        return hashlib.sha256(b"".join(map(pathlib.Path.read_bytes, self.patches))).hexdigest()
+    identity: str              # of what is built, in its release: commits and patches
+    series_sha256: str         # over the patches, in order; "" if it is somebody's commits
 
 
 @functools.cache
 def of(config: Config) -> Source:
-    """The commits are those of now: what is committed while this builds is for the next run."""
-    commits = kernel_commits(config) if config.kernel else ()
-    patched = config.patched and not config.range
-    return Source(config.base_facts, config.series_name, config.kernel,
-                  commits if config.patched else commits[:1],
-                  tuple(config.base_facts.patches) if patched else ())
+    """As it is now: what is committed or edited while this builds is for the next run."""
+    commits = kernel_commits(config.kernel, config.range) if config.kernel else ()
+    if not config.patched:
+        commits = commits[:1]
+    paths = config.base_facts.patches if config.patched and not config.range else []
+    patches = b"".join(map(pathlib.Path.read_bytes, paths))
+    head = "".join(f"{line}\n" for line in [" ".join(commits)] if line).encode()
+    return Source(config.base_facts, config.series_name, config.kernel, commits,
+                  hashlib.sha256(head + patches).hexdigest()[:8],
+                  "" if len(commits) > 1 else hashlib.sha256(patches).hexdigest())
 
 
-def kernel_commits(config: Config) -> tuple[str, ...]:
+@functools.cache
+def kernel_commits(kernel: str, span: str) -> tuple[str, ...]:
     """What cannot be resolved is left to kernel-patches/apply, which says what is wrong."""
     try:
-        names = [name for name in config.range.split("..") if name] or ["HEAD"]
-        return tuple(git(config.kernel, "rev-parse", *names).split())
+        names = [name for name in span.split("..") if name] or ["HEAD"]
+        return tuple(git(kernel, "rev-parse", *names).split())
     except (BadInput, OSError):
         return ()

@@ -124,7 +124,7 @@ class Run:
 
     def summary(self) -> int:
         """The last screen; returns the exit status."""
-        cut_off = [Check(Status.HARNESS)] if self.unfinished else []
+        cut_off = [Check(Status.HARNESS)] if self.unfinished or not self.boots else []
         status = worst(cut_off + [finding for boot in self.boots for finding in boot.findings])
         count = collections.Counter(failed=len(cut_off))
         for boot in self.boots:

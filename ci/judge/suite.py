@@ -5,6 +5,7 @@ import dataclasses
 from ci.boot import request as request_
 from ci.build import images
 from ci.config import Config
+from ci.facts.text import BadInput
 from ci.judge import upstream
 from ci.judge.results import Run
 
@@ -17,11 +18,10 @@ def check(config: Config) -> int:
     request_.show_plan(request_.plan(config, "tests"))
     if not config.images:
         images.build(config)
-    requests = request_.requests(config, "tests")
     run = Run(config, "check")
     try:
         with images.booting(config):
-            for request in requests:
+            for request in request_.requests(config, "tests"):
                 run.boot(request)
         if config.patched and not config.cases and not config.config:
             upstream.compare_run(run)
@@ -32,6 +32,8 @@ def check(config: Config) -> int:
 
 def fuzz(config: Config) -> int:
     """A long run of the fuzzer under the kernel's own checkers, in each first mode."""
+    if not config.patched:
+        raise BadInput("fuzz is for the series: leave SERIES=base unset")
     for arch in config.archs:
         status = check(dataclasses.replace(
             config, arch=(arch.name,), mode=(arch.modes[0].name,), config="debug",

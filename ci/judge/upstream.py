@@ -27,6 +27,7 @@ PART = re.compile(r"(Test(ing)?: |Testing )")
 # (status, what the test says of its failure or skip)
 Result = tuple[str, str]
 PASS: Result = ("pass", "")
+NOT_AS_ON_BASE = {"new": "passes on the base", "different": "fails differently on the base"}
 
 
 def is_upstream(case: Case) -> bool:
@@ -66,10 +67,10 @@ def judged(finding: Check, word: str, known: Sequence[KnownFailure]) -> Check:
             and "tests.ktap" in finding.where):
         return dataclasses.replace(finding, status=Status.KNOWN,
                                    summary=f"{finding.summary} (on the base as well)")
-    if (word in ("new", "different") and finding.status == Status.KNOWN
+    if (word in NOT_AS_ON_BASE and finding.status == Status.KNOWN
             and not any(line.sometimes for line in known)):
         return dataclasses.replace(finding, status=Status.FAIL,
-                                   summary=f"{word}, not as on the base: {finding.summary}")
+                                   summary=f"{NOT_AS_ON_BASE[word]}: {finding.summary}")
     return finding
 
 
@@ -109,7 +110,7 @@ def compare_boot(run: Run, base: Config, boot: Boot) -> None:
     request, = request_.requests(one, boot.request.kind)
     results = ask_base(run, request)
     if len(results) != len(request.cases):
-        print(f"  {request.name:<14} the base could not be asked, see {run.directory}")
+        print(f"  {request.name:<14} the boot of the base gave no results, see {run.directory}")
         boot.findings.append(Check(Status.HARNESS, "no results of the base to compare with"))
         return
     words = {name: compare(result, results[name]) for name, result in asked.items()}

@@ -53,9 +53,9 @@ def judge_machine(request: Request, stream: ktap.Stream, console: str) -> Iterat
 def judge_console(request: Request, stream: ktap.Stream, console: str) -> Iterator[Check]:
     """Was it whole?  A splat cannot be found on a console that was cut off."""
     for result in stream.results:
-        if f"init: case {result.name}" not in console:
-            yield Check(Status.HARNESS, "its mark is missing on the console", result.name,
-                        "console.log")
+        mark = f"init: case {result.name}"
+        if mark not in console:
+            yield Check(Status.HARNESS, f"console has no \"{mark}\"", result.name, "console.log")
     if stream.ended and request.config.proof not in console:
         yield Check(Status.HARNESS, f"the console has no \"{request.config.proof}\"",
                     where="console.log")
@@ -80,11 +80,11 @@ def judge_result(asked: Case, result: ktap.Result, series: str,
         case "skip" if not must_skip:
             return Status.SKIP, f"must not skip here: {result.reason}"
         case "skip" if SERIES_IS_MISSING not in result.reason:
-            return Status.SKIP, f"skips for another reason: {result.reason}"
+            return Status.SKIP, f"skipped, but not for the missing capability: {result.reason}"
         case "pass" if must_skip:
-            return Status.FAIL, "passes without the series that it tests"
+            return Status.FAIL, "passed on the base, but needs the series"
         case "pass" if not all(line.sometimes for line in known):
-            return Status.FAIL, "passes, remove its line in known-failures"
+            return Status.FAIL, "passed, but is in selftests/known-failures; remove the line"
     return Status.PASS, ""
 
 

@@ -68,7 +68,7 @@ def hot(samples: scaling.Samples, symbols: Symbols) -> list[tables.Row]:
     counts: Counter[str] = Counter()
     for (kind, address), count in samples.items():
         name = symbols.name(address) or "?" if address & KERNEL else "userspace, or the guest"
-        counts[f"a spinlock's code, from {name}" if kind == "spin" else name] += count
+        counts[f"spinlock code, called from {name}" if kind == "spin" else name] += count
     shares = sorted(((100 * (count / counts.total()), name) for name, count in counts.items()),
                     reverse=True)
     return [{"function": name, "share": share} for share, name in shares[:MOST_FUNCTIONS]
@@ -92,7 +92,8 @@ class Perf:
         least = MORE_EXITS * self.vcpus + faults
         most = least + faults * (self.vcpus - 1) * mode.endswith("_overlap")
         exits = self.events.get(EXITS, 0)
-        return "" if least <= exits <= most else f"{EXITS}: {exits}, want {least} to {most}"
+        return "" if least <= exits <= most else (
+            f"{EXITS}: {exits} exits to userspace, expected {least} to {most}")
 
     def row(self, mode: str, functions: list[tables.Row]) -> tables.Row:
         """What a document says of the mode."""
@@ -157,7 +158,7 @@ def profile(config: Config) -> int:
     if not config.images:
         images.build(full)
         for arch in full.archs:
-            images.extra_initramfs(full, arch, "profile", PERF=str(images.perf(full, arch)))
+            images.extra_initramfs(full, arch, "profile")
     with images.booting(config):
         wanted, machines = list(requests(full)), []
         # The command to repeat a boot names no CONFIG=: profile sets it itself.

@@ -138,7 +138,7 @@ def timeline_of(mode: str, parts: Sequence[list[timeline.Event]], batches: Seque
                            f"timeline, {float(known):.0f} by the counter")
     faults = [fault for part in parts for fault in timeline.faults_of(part)]
     if any("guest" not in fault.path for fault in faults):
-        raise BadInput(f"{mode}: bench/points: \"enter\" was not seen to end in the guest")
+        raise BadInput(f"{mode}: no guest entry recorded after \"enter\" (bench/points)")
     return Timeline(faults)
 
 

@@ -100,7 +100,7 @@ class Part:
             return (f"{self.instructions} instructions with a quantum of {self.quantum}, not "
                     f"{wanted}")
         if self.timeouts * self.quantum > MOST_TIMEOUTS * self.instructions * cpus:
-            return (f"{cpus} CPUs went on alone {self.timeouts} times in {self.instructions} "
+            return (f"{cpus} CPUs left lockstep {self.timeouts} times in {self.instructions} "
                     "instructions: is the host busy?")
         return ""
 
@@ -144,9 +144,13 @@ def points_of(boot: Boot) -> list[Point]:
         records = [json.loads(line)
                    for line in (boot.directory / "bench.jsonl").read_text().splitlines()]
         modes = [(mode, lockstep.vcpus) for mode, _ in wanted]
-        if len(parts) != len(wanted) or [(r["mode"], r["vcpus"]) for r in records] != modes:
-            raise BadInput(f"{len(wanted)} timed parts, with {len(parts)} in lockstep and "
-                           f"{len(records)} records, not all as wanted")
+        if not len(parts) == len(wanted) == len(records):
+            raise BadInput(f"expected {len(wanted)} timed parts; lockstep has {len(parts)}, "
+                           f"bench.jsonl has {len(records)}")
+        for record, (mode, vcpus) in zip(records, modes):
+            if (record["mode"], record["vcpus"]) != (mode, vcpus):
+                raise BadInput(f"bench.jsonl has {record['mode']} with {record['vcpus']} vCPUs, "
+                               f"expected {mode} with {vcpus}")
         problems = [f"{mode}: {problem}" for (mode, quantum), part in zip(wanted, parts)
                     if (problem := part.problem(quantum, cpus))]
         if problems:

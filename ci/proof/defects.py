@@ -18,7 +18,7 @@ from typing import Any
 
 from ci import config as config_
 from ci.boot import request as request_
-from ci.build import files, images, progress
+from ci.build import config_check, files, images, progress
 from ci.build.git import git
 from ci.config import Config
 from ci.facts import base as base_
@@ -103,13 +103,14 @@ class Trials:
         git(self.tree, "reset", "-q", "--hard")
         if defect:
             git(self.tree, "apply", "-", input=defect.diff)
-        kernel = images.image(config, arch, self.place).kernel
-        with open(log, "wb") as stream:
-            status = progress.call(images.guest_make(config, arch, kernel, SERIES="mutant"), stream,
-                                   env=config_.environment())
-        if status:
-            who = "" if defect else "the series without a defect "
-            raise BadInput(f"{who}does not build, see {log}")
+        who = "" if defect else "the series without a defect "
+        for target in ("configuration", "kernel"):
+            with open(log, "ab") as stream:
+                command = images.guest_make(config, arch, target, SERIES="mutant")
+                if progress.call(command, stream, env=config_.environment()):
+                    raise BadInput(f"{who}does not build, see {log}")
+            config_check.check(images.image(config, arch, self.place).config,
+                               images.toolchain(config, arch).fragments)
 
     def request(self, config: Config, kind: str, icount: bool = False) -> request_.Request:
         place = self.place.resolve()
@@ -159,7 +160,8 @@ def read(path: pathlib.Path, base: str, kind: Kind) -> Defect | None:
     with contextlib.suppress(KeyError, ValueError):
         if defect.why and archs and kind.fits(defect):
             return defect
-    raise BadInput(f"{path}: want what is wrong, Arch:, {kind.want}")
+    raise BadInput(f"{path}: expected a first line that says what is wrong, then Arch:, "
+                   f"{kind.want}")
 
 
 def load(kind: Kind, base: str, patterns: Sequence[str] = ()) -> list[Defect]:
@@ -319,7 +321,7 @@ def judge_plant(plant: Defect, without: Sequence[float], measured: Sequence[floa
         wanted = 100 * min(1, (1e6 / without[0] + lock) / (vcpus * lock))
         now, before = (100 * rates[1] / rates[0] / vcpus for rates in (measured, without))
         text = (f"{mode}: {now:.0f} % efficiency at {vcpus} vCPUs, {before:.0f} % without; a lock "
-                f"of {lock} instructions leaves {wanted:.0f} %")
+                f"of {lock} instructions, expected {wanted:.0f} %")
     return abs(now - wanted) <= TOLERANCE[field] * wanted, text
 
 

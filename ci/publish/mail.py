@@ -146,6 +146,10 @@ def write(config: Config, out: pathlib.Path, scratch: pathlib.Path) -> None:
     directory, tree = config.base_facts.directory, scratch / "tree"
     own = series_.read(directory, str(directory))
     images.apply(config, directory, "patched", tree)
+    merged = git(tree, "log", "--format=%s", "--grep=(in the base already)", "origin/base..HEAD")
+    if merged:   # git format-patch leaves out a commit without a change
+        raise BadInput(f"{config.base_facts.package} here has a patch already: {merged}; mails are "
+                       f"written on {config.base_facts.tested}")
     commit_tests(tree, own.patches[-1].author)
     options = ["--cover-letter", "--base=origin/base", "--thread", "--signature=2.39",
                *addressed(tree, scratch / "diff")]
@@ -162,7 +166,8 @@ def write(config: Config, out: pathlib.Path, scratch: pathlib.Path) -> None:
     wanted, found = (git(tree, "rev-parse", f"{head}^^{{tree}}", f"{head}^{{tree}}").split()
                      for head in ("HEAD", again))
     if found != wanted:
-        raise BadInput(f"{out}: git am of it gives {found}, not {wanted}")
+        raise BadInput(f"{out}: git am of the mails gives trees {' '.join(found)}, "
+                       f"expected {' '.join(wanted)}")
 
 
 def series(config: Config) -> int:

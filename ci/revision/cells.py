@@ -21,6 +21,7 @@ from ci.facts import arch as arch_
 from ci.facts import matrix
 from ci.facts.matrix import Cell
 from ci.facts.text import ROOT, BadInput
+from ci.judge.check import Status
 
 
 def command(config: Config, cell: Cell) -> list[str]:
@@ -58,8 +59,17 @@ def run_cell(config: Config, cell: Cell) -> int:
     return status
 
 
+def tried(config: Config, cell: Cell) -> int:
+    """A cell that cannot be asked, for want of a compiler, is no end of the others."""
+    try:
+        return run_cell(config, cell)
+    except BadInput as error:
+        print(f"cell {cell.name}: {error}", flush=True)
+        return Status.HARNESS.exit_status
+
+
 def run_cells(config: Config, cells: Sequence[Cell], left: int) -> int:
-    statuses = {cell.name: run_cell(config, cell) for cell in cells}
+    statuses = {cell.name: tried(config, cell) for cell in cells}
     failed = [name for name, status in statuses.items() if status]
     for name in failed:
         print(f"cell {name}: FAILED")

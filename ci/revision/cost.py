@@ -32,7 +32,7 @@ METRIC = re.compile(r"exact\s+(?P<mode>\w+)|rate\s+(?P<rate>\w+)\s+(?P<vcpus>[1-
                     r"(?P<least>\d*\.?\d*[1-9]\d*)")
 ACCEPTED = re.compile(rf"(\w+)\s+(\w+)\s+({'|'.join(QUANTILES)}|exits)\s+(\S+)\s+(\S+)\s+\|\s+"
                       r"(\S.*)")
-WORDS = {"against": "the revision before", "base": "the base"}
+WORDS = {"against": "the earlier revision", "base": "the base"}
 VERDICTS = {"slower": Status.FAIL, "inconclusive": Status.NOT_CHECKED}
 Values = dict[tuple[str, str], float]   # by mode and metric
 Row = dict[str, Any]                    # as revision.json has it
@@ -84,8 +84,8 @@ def load_accepted(path: pathlib.Path = ROOT / "ci" / "accepted") -> dict[tuple[s
 def check_declared(exact: Sequence[str], rates: Sequence[Rate]) -> None:
     # With n blocks p is 2/2^n or more, and Holm multiplies it.
     if len(rates) * 2 / 2 ** stats.BLOCKS >= stats.ALPHA:
-        raise BadInput(f"ci/metrics: {len(rates)} rates, of which {stats.BLOCKS} blocks can find "
-                       "none to differ: declare fewer")
+        raise BadInput(f"ci/metrics: with {len(rates)} rates, {stats.BLOCKS} blocks cannot reach "
+                       f"p < {stats.ALPHA} after Holm; declare fewer")
     if not exact or len({rate.name for rate in rates}) < len(rates):
         raise BadInput("ci/metrics: want at least one \"exact\" line, and each rate once")
     for kind, names in (("bench", exact), ("scale", [rate.mode for rate in rates])):
@@ -160,7 +160,7 @@ def as_one(changes: Sequence[Check], suspects: Sequence[int] = ()) -> list[Check
     dearer = [check for check in changes if check.status == Status.FAIL]
     more = f"; {len(dearer) - 1} more in the table" if len(dearer) > 1 else ""
     if len(suspects) > 1:
-        more += f"; in one of patches {', '.join(map(str, suspects))}"
+        more += f"; caused by one of patches {', '.join(map(str, suspects))}"
     rest = [check for check in changes if check.status != Status.FAIL]
     return [Check(Status.FAIL, check.summary + more) for check in dearer[:1]] + rest
 
@@ -241,7 +241,7 @@ def usable(rates: Sequence[Row]) -> bool:
 def rate_changes(rates: Sequence[Row], given_up: Sequence[Sequence[Row]] = ()) -> list[Check]:
     """given_up: rows of measurements before this one, whose control flagged."""
     if not usable(rates):
-        more = ("make revision measures them again" if len(given_up) + 1 < ATTEMPTS
+        more = ("run make revision again; it measures once more" if len(given_up) + 1 < ATTEMPTS
                 else f"{ATTEMPTS} times in a row: find out why")
         return [Check(Status.HARNESS, "rates are not usable: the earlier revision differs from "
                       f"itself (A/A control, p = {control_p(rates):.3f}); {more}")]

@@ -36,6 +36,8 @@ from ci.revision.whole import Whole
 Document = dict[str, Any]   # revision.json: ci/revision.schema.json
 # What upstream's tests are built from; a patch that changes none of it can't break them.
 OF_TESTS = re.compile(r"tools/testing/selftests/|tools/include/|(?:arch/\w+/)?include/uapi/")
+# Of a case, what it did before a patch
+BEFORE = {"pass": "passed", "fail": "failed", "skip": "skipped", "timeout": "timed out"}
 
 
 class Judge:
@@ -51,7 +53,8 @@ class Judge:
         for check in list(checks) or [Check(Status.PASS)]:
             fine = check.status in (Status.PASS, Status.SAME)
             check = dataclasses.replace(check, tool=tool, patch=patch, arch=arch, case="",
-                                        summary=f"{check.case} {check.summary}".strip(),
+                                        summary=": ".join(filter(None, (check.case,
+                                                                        check.summary))),
                                         repeat="" if fine else repeat(self.config, patch, arch))
             self.checks.append(check)
             if not check.status.good:
@@ -125,8 +128,7 @@ def broken(before: Boot, now: Boot) -> list[Check]:
         alike = was and result and upstream.result_of(was) == upstream.result_of(result)
         if alike and check.status in (Status.FAIL, Status.SKIP):
             continue
-        word = "passed" if was and was.status == "pass" else was.status if was else ""
-        history = f" ({word} before this patch)" if was else ""
+        history = f" ({BEFORE[was.status]} before this patch)" if was else ""
         found.append(dataclasses.replace(check, summary=check.summary + history))
     reported = {check.case for check in now.findings if not settled(check)}
     passed = {name for name, was in earlier.items() if was.status == "pass"} - reported
@@ -141,7 +143,7 @@ def with_second_boot(check: Check, again: bool, theirs: bool) -> Check:
     Some of upstream's tests fail now and then under emulation, whatever the patch; ours may not.
     """
     if theirs and not again and check.status in (Status.FAIL, Status.TIMEOUT):
-        words = "in one of two boots: upstream's test, laid at no patch"
+        words = "failed in one of two boots; upstream test, not blamed on this patch"
         check = dataclasses.replace(check, status=Status.NOT_CHECKED)
     else:
         words = "in both of two boots" if again else "in one of two boots"
@@ -251,7 +253,7 @@ def judged_document(config: Config, run: Run, series: Series, against: Series | 
 def check_series(config: Config) -> int:
     """Each patch is clean for checkpatch, and builds without a warning: bisectable."""
     images.build(config)
-    with alone(config):
+    with alone(config), images.booting(config):
         series = series_.load(str(config.base_facts.directory), config.base,
                               config.out / NAME / "of")
         tree = Tree(config, series)
@@ -270,8 +272,8 @@ def check_builds(config: Config, series: Series, builder: Builder) -> int:
             try:
                 build_strictly(config, arch, patch, builder, log)
             except NotBuilt as error:
-                print(f"{where} {patch.subject}: does not build for {arch.name}: {error}; all of "
-                      f"it is in {log}", flush=True)
+                print(f"{where} {patch.subject}: does not build for {arch.name}: {error}; "
+                      f"full log: {log}", flush=True)
                 return 1
         print(f"{where} {time.monotonic() - start:4.0f} s  {patch.subject}", flush=True)
     return 0

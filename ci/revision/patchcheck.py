@@ -25,7 +25,7 @@ from ci.revision.states import Tree
 
 # Complaints of checkpatch that are not about the patch.  UNKNOWN_COMMIT_ID: the base is a
 # tarball, which has no history to look up.
-IGNORE = "UNKNOWN_COMMIT_ID"
+IGNORE = "UNKNOWN_COMMIT_ID,AVOID_EXTERNS"
 COMPLAINT = re.compile(r"(ERROR|WARNING|CHECK):")
 WARNING = re.compile(r"(?:\.\./)*(?P<file>[\w./+-]+?):\d+(?::\d+)?: "
                      r"(?P<text>(?:warning|error): .*)")
@@ -108,7 +108,7 @@ def cover_letter(series: Series, base_commit: str) -> list[str]:
         return ["no cover letter"] if len(series.patches) > 1 else []
     text, found = series.cover.text, []
     if f"base-commit: {base_commit}" not in text:
-        found.append(f"no base-commit: {base_commit}, which is what it was applied to")
+        found.append(f"cover letter has no base-commit: {base_commit}, the base that was used")
     if "*** BLURB HERE ***" in text or "*** SUBJECT HERE ***" in text:
         found.append("the cover letter has no text")
     numbers = [patch.number for patch in series.patches]
@@ -245,7 +245,8 @@ class Static:
         if code:
             yield "kernel-doc", self.grown("kernel-doc", patch, [], lambda: kernel_doc(tree, code))
         if documents and not shutil.which("sphinx-build"):
-            yield "docs", checks(Status.NOT_CHECKED, "docs is not installed")
+            yield "docs", checks(Status.NOT_CHECKED, 
+                                 "sphinx-build is not installed: run make deps")
         elif documents:
             yield "docs", self.grown("docs", patch, [first_line("sphinx-build", "--version")],
                                      lambda: documentation(tree, documents, tree.parent))

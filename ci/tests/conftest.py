@@ -122,5 +122,5 @@ def make_request(arch: str = "x86", **more: Any) -> Request:
         "arch": machine, "mode": machine.modes[0], "kind": "tests", "cases": (),
         "kernel": pathlib.Path("kernel"), "initramfs": pathlib.Path("initramfs"),
         "host_ticks": pathlib.Path("/bin/true"), "release": "1.2.3", "qemu": QEMU,
-        "source": Source(base.load(base.DEFAULT), "patched", "", (), ())}
+        "source": Source(base.load(base.DEFAULT), "patched", "", (), "12345678", "5e1e5")}
     return Request(**{**default, **more})

@@ -87,11 +87,12 @@ def test_this_repository_is_named():
 # --- source ---
 
 def test_the_cover_letter_is_not_part_of_what_is_built(tmp_path):
-    base = dataclasses.replace(Config().base_facts, directory=tmp_path)
     have = []
     for name in ("0001-a.patch", "0000-cover-letter.patch", "0010-b.patch"):
         (tmp_path / name).write_text("text")
-        have.append(source.Source(base, "patched", "", (), tuple(base.patches)))
+        config = Config(cache=str(tmp_path / name))   # another one, which has not been asked for
+        config.__dict__["base_facts"] = dataclasses.replace(config.base_facts, directory=tmp_path)
+        have.append(source.of(config))
     assert have[0].identity == have[1].identity != have[2].identity
     assert have[0].series_sha256 == have[1].series_sha256 != have[2].series_sha256
 
@@ -100,7 +101,11 @@ def test_somebodys_commits_are_pinned(tmp_path):
     tree = repository(tmp_path / "tree")
     have = source.of(Config(kernel=str(tree), series="HEAD~..HEAD"))
     assert list(have.commits) == git.git(tree, "rev-parse", "HEAD~", "HEAD").split()
-    assert not have.patches and not have.series_sha256
+    assert not have.series_sha256
+    git.git(tree, "commit", "-q", "--allow-empty", "-m", "meanwhile")
+    again = source.of(Config(kernel=str(tree), series="HEAD~..HEAD", ops=7))
+    assert again.commits == have.commits   # for all of this run, whatever else differs
+    git.git(tree, "reset", "-q", "--hard", "HEAD~")
     base = source.of(Config(kernel=str(tree), series="base"))
     assert base.commits == (git.git(tree, "rev-parse", "HEAD"),) and base.identity != have.identity
 

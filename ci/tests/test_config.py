@@ -126,3 +126,50 @@ def test_every_command_is_there():
 def test_a_hidden_knob_is_nobodys_by_accident():
     assert config.load({"IMAGES": "mine", "BASE_ONLY": "1"}) == config.load({})
     assert config.load({"HARNESS_IMAGES": "mine"}).images == "mine"
+
+
+def test_words_are_no_knobs(capsys):
+    assert main.main(["clean", "O=elsewhere"]) == main.HARNESS
+    assert "make clean O=elsewhere" in capsys.readouterr().err
+
+
+def test_a_crash_is_no_verdict(monkeypatch, capsys):
+    def crash(_):
+        raise KeyError("a")
+    monkeypatch.setattr(main, "function_of", lambda command: crash)
+    assert main.main(["check"]) == main.HARNESS
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.endswith("ci: a fault of this program, above\n")
+
+
+def test_a_missing_program_is_named(monkeypatch, capsys):
+    def fail(error):
+        def function(_):
+            raise error
+        return function
+    for error, words in ((FileNotFoundError(2, "No such file", "setpriv"), "run make deps"),
+                         (FileNotFoundError(2, "No such file", "o/x86.kernel"), "make images has"),
+                         (ImportError("No module named 'jinja2'"), "run make deps")):
+        monkeypatch.setattr(main, "function_of", lambda command, error=error: fail(error))
+        assert main.main(["check"]) == main.HARNESS
+        assert words in capsys.readouterr().err
+
+
+def test_makes_own_number_of_jobs():
+    assert config.load({"MAKEFLAGS": " -j3 --jobserver-auth=3,4 -- ARCH=x86"}).jobs == 3
+    assert config.load({"MAKEFLAGS": "kw -j7"}).jobs == 7
+    assert config.load({"MAKEFLAGS": " -j3", "JOBS": "5"}).jobs == 5
+
+
+def test_a_quote_in_a_knob():
+    have = config.load({"CASES": "it's", "MAKEFLAGS": "w -- CASES=it's MODE=a\\ b=c"})
+    assert have.cases == ("it's",)
+
+
+def test_two_names_of_one_knob():
+    with pytest.raises(BadInput, match="REVISION= and OF= are one knob"):
+        config.load({"REVISION": "a", "OF": "b"})
+
+
+def test_an_architecture_once():
+    assert config.load({"ARCH": "x86 x86_64"}).arch == ("x86",)

@@ -56,10 +56,11 @@ def replaced(new: str) -> list[str]:
 
 
 @pytest.mark.parametrize("mode, lines, problem", (
-    ("fast_minor", COUNTS, ""), ("uffd_minor", COUNTS, "212, want 12 to 12"),
-    ("fast_minor", COUNTS[:3], "0, want 212"), ("fast_minor", replaced("213"), "213, want 212"),
+    ("fast_minor", COUNTS, ""), ("uffd_minor", COUNTS, "212 exits to userspace, expected 12"),
+    ("fast_minor", COUNTS[:3], ": 0 exits to userspace, expected 212"),
+    ("fast_minor", replaced("213"), ": 213 exits to userspace, expected 212"),
     ("fast_minor_overlap", replaced("412"), ""),
-    ("fast_minor_overlap", replaced("413"), "413, want 212 to 412")))
+    ("fast_minor_overlap", replaced("413"), "expected 212 to 412")))
 def test_exits_are_as_many_as_faults_or_none(mode: str, lines: list[str], problem: str) -> None:
     said = contention.read_perf(output(lines)).problem(mode)
     assert problem in said
@@ -78,7 +79,7 @@ def test_functions_by_share(tmp_path: pathlib.Path) -> None:
     samples = {("sample", 0xffff800000000104): 200, ("sample", 0xffff8000000001fc): 100,
                ("sample", 0x1000): 99, ("spin", 0xffff800000000200): 600, ("spin", 0x1000): 1}
     assert contention.hot(samples, Symbols(tmp_path / "map")) == [
-        {"function": "a spinlock's code, from two", "share": 60},
+        {"function": "spinlock code, called from two", "share": 60},
         {"function": "one", "share": 30},
         {"function": "userspace, or the guest", "share": 9.9}]
 
@@ -109,7 +110,7 @@ def test_a_profile(tmp_path: pathlib.Path) -> None:
     (OUTPUT, LOCKSTEP.replace("sample", "other"), 0, "1 modes passed, 1 were sampled"),
     (OUTPUT, LOCKSTEP.replace("end", "cut"), 0, "no profile: .* has no end"),
     (OUTPUT.replace("== locks", "== lock"), LOCKSTEP, 1, "no profile: nothing under locks"),
-    (OUTPUT.replace("212", "211"), LOCKSTEP, 1, "211, want 212 to 212"),
+    (OUTPUT.replace("212", "211"), LOCKSTEP, 1, "211 exits to userspace, expected 212 to 212"),
     (OUTPUT + "\na;b", LOCKSTEP, 1, "no profile: not a folded stack")))
 def test_no_profile(tmp_path: pathlib.Path, printed: str, lockstep: str, place: int,
                     words: str) -> None:

@@ -210,13 +210,13 @@ def test_a_control_that_flags_makes_all_of_it_unusable() -> None:
     table = cost.rate_rows({RATES[0]: DISTURBED, RATES[1]: QUIET})
     assert not cost.usable(table)
     change, = cost.rate_changes(table)
-    assert change.status == Status.HARNESS and "measures them again" in change.summary
+    assert change.status == Status.HARNESS and "it measures once more" in change.summary
 
 
 def test_the_second_measurement_says_that_it_is_one(machine: Machine) -> None:
     checks, found = attempt(machine, DISTURBED)
     assert (statuses(checks), machine.number, found["given_up"]) == ([Status.HARNESS], 32, [])
-    assert "measures them again" in checks[0].summary
+    assert "it measures once more" in checks[0].summary
     again: tuple[tuple[int, list[stats.Block]], ...] = ((32, QUIET), (0, DISTURBED))
     for measured, blocks in again:
         checks, found = attempt(machine, blocks)

@@ -112,7 +112,7 @@ def test_a_section_that_is_refused(read, text):
     (defects.REVISION, "Patch: 7\nArch: x86\nOf: all\nFinds: boot | fail | a"),
     (defects.REVISION, "Patch: 7\nBefore: 6\nArch: x86\nFinds: boot | fail | a")))
 def test_a_header_that_is_refused(read, kind, header):
-    with pytest.raises(BadInput, match="want what is wrong"):
+    with pytest.raises(BadInput, match="expected a first line"):
         read(f"It is wrong.\n\n{header}\n{DIFF}", kind)
 
 
@@ -566,18 +566,21 @@ def test_what_is_booted_of_a_mutant(machines):
 
 
 def test_a_kernel_of_its_own_is_built(trials, monkeypatch, read):
-    """The tree has the defect then, and the files go beside it."""
+    """The tree has the defect then; its configuration is proven like any other."""
     commands, config, file = [], trials.config, trials.tree / "file"
+    checked = []
     monkeypatch.setattr("ci.build.progress.call", lambda command, log, **more: (
-        commands.append((command, file.read_text())), len(commands) > 1)[1])
+        commands.append((command, file.read_text())), len(commands) > 2)[1])
+    monkeypatch.setattr("ci.build.config_check.check", lambda config, _: checked.append(config))
     mutant = read(SPOILED.format(patch=2), defects.REVISION)
     trials.build(config, None, "series")
+    assert set(checked) == {config.out / "mutant" / "x86.config"}
     with pytest.raises(BadInput, match="^does not build, see .*mutant.build.log"):
         trials.build(defects.dataclasses.replace(config, config="debug"), mutant, "mutant")
-    (first, series), (second, broken) = commands
+    (first, series), (second, _), (third, broken) = commands
     assert "spoiled" not in series and "spoiled" in broken
-    assert first[-1] == str(config.out / "mutant" / "x86.kernel") and "SERIES=mutant" in first
-    assert second[-1] == str(config.out / "mutant" / "x86-debug.kernel")
+    assert [first[-1], second[-1]] == ["configuration", "kernel"] and "SERIES=mutant" in first
+    assert "CONFIG=debug" in third
     with pytest.raises(BadInput, match="without a defect does not build"):
         trials.build(config, None, "series")
     assert "spoiled" not in file.read_text()

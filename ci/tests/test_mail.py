@@ -236,7 +236,7 @@ def test_what_does_not_give_the_tree_is_not_kept(world, monkeypatch):
         path.write_text(path.read_text().replace("+77", "+78"))
         return blank
     monkeypatch.setattr(mail, "cover", spoil)
-    with pytest.raises(BadInput, match="git am of it gives"):
+    with pytest.raises(BadInput, match="git am of the mails gives"):
         mail.series(world.config())
     assert not (world.root / "o" / "outgoing").exists()
 
@@ -245,3 +245,15 @@ def test_what_does_not_give_the_tree_is_not_kept(world, monkeypatch):
 def test_a_series_has_a_number(number):
     with pytest.raises(BadInput, match="say V=n"):
         mail.series(Config(v=number))
+
+
+def test_a_base_that_has_a_patch_is_refused(world, monkeypatch):
+    """git format-patch would leave it out without a word."""
+    apply = mail.images.apply
+
+    def merged(config, directory, series, tree):
+        apply(config, directory, series, tree)
+        git(tree, "commit", "-q", "--allow-empty", "-m", "Do 3", "-m", "(in the base already)")
+    monkeypatch.setattr(mail.images, "apply", merged)
+    with pytest.raises(BadInput, match="has a patch already: Do 3; mails are written on"):
+        mail.series(world.config())

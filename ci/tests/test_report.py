@@ -71,7 +71,8 @@ def test_a_series_without_a_cover_letter_is_no_reply():
 
 def test_all_good():
     text = mail(document(GOOD, verdict="pass"))
-    assert "verdict: pass, on arm64 and x86: 2 patches, each built and booted\n" in text
+    assert ("verdict: pass, on arm64 and x86: 2 patches, each built, and booted where\n"
+            "    kernel or tests changed\n") in text
     assert "To repeat:\n  make revision\n" in text
 
 

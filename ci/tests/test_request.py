@@ -148,14 +148,7 @@ def test_metadata_has_names(request_made: Request) -> None:
     assert len(meta["series_sha256"]) == 64
     local = dataclasses.replace(request_made, release="6.12-patched-0-local")
     assert request_.metadata(local)["series_sha256"] == ""
-    source = dataclasses.replace(request_made.source, kernel="/linux", commits=("a", "b"))
+    source = dataclasses.replace(request_made.source, kernel="/linux", commits=("a", "b"),
+                                 series_sha256="")
     meta = request_.metadata(dataclasses.replace(request_made, source=source))
     assert (meta["kernel"], meta["commits"], meta["series_sha256"]) == ("/linux", ["a", "b"], "")
-
-
-def test_the_cover_letter_is_not_part_of_what_was_measured(tmp_path: pathlib.Path) -> None:
-    base, hashes = Base("b", tmp_path, "p", tmp_path, "1"), []
-    for change in ("0001-a.patch", "0000-cover-letter.patch", "0010-b.patch"):
-        (tmp_path / change).write_text("text")
-        hashes.append(Source(base, "patched", "", (), tuple(base.patches)).series_sha256)
-    assert hashes[0] == hashes[1] != hashes[2]

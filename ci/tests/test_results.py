@@ -35,7 +35,7 @@ def test_a_finding_shows_the_end_of_its_log(machines: Machines,
                              Check(Status.LOST, "gone", "", "console.log")))
     assert run.summary() == Status.LOST.exit_status
     fail, _, head, line, last, command, lost, _, _, *end = capsys.readouterr().out.splitlines()
-    assert (fail, lost) == ("FAIL arm64/vhe a: exit<=1", "LOST arm64/vhe : gone")
+    assert (fail, lost) == ("FAIL arm64/vhe a: exit<=1", "LOST arm64/vhe: gone")
     assert (head, last) == ("      | # case a 1", "      | not ok 1 a")
     assert len(line) == len("      | ") + results.EXCERPT_COLUMNS
     assert command.startswith("    repeat: make check ARCH=arm64 MODE=vhe")
@@ -161,3 +161,12 @@ def test_a_directory_of_another_kind(tmp_path: pathlib.Path, name: str, good: bo
 
 def test_nothing_to_go_on_with() -> None:
     assert results.check_resume(Config(), "scale") is None
+
+
+def test_a_run_without_a_boot_is_no_pass(machines: Machines,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    """As of ctrl-C while it waited for another make."""
+    assert Run(machines.config(), "check").summary() == Status.HARNESS.exit_status
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "HARNESS nothing was booted" and out[1].startswith("verdict: harness, ")
+    assert out[-1] == "0 passed, 1 failed, 0 skipped"

@@ -40,13 +40,13 @@ def test_a_point(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("why, lockstep, bench", (
     ("has no end", MARKS, RECORD),
     ("does not end", "mark 0 1 quantum=250 timeouts=0\n" + END, RECORD),
-    ("0 records", MARKS + END, ""),
+    ("bench.jsonl has 0", MARKS + END, ""),
     ("Expecting", MARKS + END, "{"),
-    ("not all as wanted", MARKS + END, RECORD.replace("2,", "4,")),
-    ("not all as wanted", MARKS + END, RECORD.replace("a", "b")),
+    ("with 4 vCPUs, expected", MARKS + END, RECORD.replace("2,", "4,")),
+    ("bench.jsonl has b with", MARKS + END, RECORD.replace("a", "b")),
     ("a: -11000000 instructions", MARKS.replace("36000000", "9000000") + END, RECORD),
     ("quantum of 250, not 500", MARKS.replace("500", "250") + END, RECORD),
-    ("4 CPUs went on alone 641 times", BUSY + END, RECORD),
+    ("4 CPUs left lockstep 641 times", BUSY + END, RECORD),
     ("does not end", MARKS + "mark 0 40000000 quantum=250 timeouts=0\n" + END, RECORD)))
 def test_no_measurement(tmp_path: pathlib.Path, why: str, lockstep: str, bench: str) -> None:
     measured = boot(tmp_path, lockstep, bench)

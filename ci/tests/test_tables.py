@@ -42,7 +42,7 @@ x86/npt: the path of 75 % of fast_minor's faults, instructions from one event to
        2       2  guest: the access
      651     651  kernel: entered
       17      17  odd
-     670     671  to the next page
+     670     671  total
 """
 SCALE = """\
 x86/npt: pages per million instructions of critical path, all vCPUs
@@ -75,10 +75,10 @@ arm64/vhe, 16 vCPUs, 6.12.117
 fast_minor, events of a fault:
      1.00  kvm:kvm_userspace_exit
      2.05  kvm:kvm_exit
-  what CPUs execute, at the ends of quanta (lockstep model):
-     36.0 %  a spinlock's code, from __wake_up
+  code sampled at the end of each quantum (lockstep model):
+     36.0 %  spinlock code, called from __wake_up
       1.8 %  mt_find
-  KVM's exits (perf kvm stat; times are not to be believed):
+  KVM's exits (perf kvm stat; ignore the times):
      VM-EXIT  Samples
     IRQ 0
     IRQ 1
@@ -143,7 +143,7 @@ def test_profile() -> None:
         "== counts", *counts, "== exits", " VM-EXIT  Samples ", "",
         *(f"IRQ {i}" for i in range(9)), "== locks", "", "contended  total wait", "2424  5.74 s",
         "== stacks", "a 1"]))
-    hot = [{"function": "a spinlock's code, from __wake_up", "share": 36.0},
+    hot = [{"function": "spinlock code, called from __wake_up", "share": 36.0},
            {"function": "mt_find", "share": 1.8}]
     machine = {"name": "arm64/vhe", "vcpus": 16, "release": "6.12.117",
                "modes": [perf.row("fast_minor", hot)]}

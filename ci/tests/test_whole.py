@@ -83,7 +83,7 @@ def test_a_cell_says_what_was_before() -> None:
     assert (row["base"], row["against"]) == (["a new", "b fixed"], ["a same"])
     assert (row["pass"], row["failed"]) == (1, 1)
     assert whole.checks == [Check(Status.FAIL, "exit=1; new against the base; same against the "
-                                  "revision before", "a", "d/tests.ktap:1")]
+                                  "earlier revision", "a", "d/tests.ktap:1")]
 
 
 def test_cells_that_are_left_out_say_why() -> None:
@@ -122,7 +122,7 @@ def test_exact_counts() -> None:
     whole, _ = exact(AGAINST, [], series=(7188, 7188), base=(7180, 7180), against=(7187, 7187))
     against, base = whole.checks
     assert against.status == base.status == Status.FAIL
-    assert "7187 -> 7188" in against.summary and "the revision before" in against.summary
+    assert "7187 -> 7188" in against.summary and "the earlier revision" in against.summary
     assert "7180 -> 7188" in base.summary and "the base" in base.summary
     whole, _ = exact(AGAINST, [], series=(7187, 7187), base=(7187, 7187), against=(7187, 7187))
     assert whole.statuses == [Status.PASS] * 2
@@ -139,14 +139,14 @@ def test_exact_counts_that_do_not_repeat(name: str) -> None:
 
 @pytest.mark.parametrize("moves, patch, words", [
     ([(1, "changed", ""), (2, "changed", ""), (3, "same", "")], 1, ""),   # 2 is arm64's.
-    ([(1, "changed", ""), (3, "new", "")], 0, "in one of patches 1, 3"),
-    ([(1, "same", ""), (None, "dropped", ""), (3, "same", "")], 0, "in one of patches 1, 3"),
+    ([(1, "changed", ""), (3, "new", "")], 0, "caused by one of patches 1, 3"),
+    ([(1, "same", ""), (None, "dropped", ""), (3, "same", "")], 0, "caused by one of patches 1, 3"),
     ([(2, "changed", "")], 0, "")])
 def test_at_whose_door_a_change_is_laid(moves: list[Any], patch: int, words: str) -> None:
     config = Config(against="x", patches="1")   # some patches: the base is not asked
     whole, rows = exact(config, moves, series=(8, 8), against=(7, 7))
     assert (whole.places, whole.statuses, "base" in rows[0]) == ([patch], [Status.FAIL], False)
-    assert whole.checks[0].summary.endswith(words or "the revision before")
+    assert whole.checks[0].summary.endswith(words or "the earlier revision")
 
 
 def test_rates_that_need_no_boot() -> None:
