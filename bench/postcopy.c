@@ -350,7 +350,7 @@ static void check_memory(uint64_t wanted, const uint64_t *sums)
 		TEST_ASSERT(sums[i] == sum, "vCPU %d should have read a sum of 0x%lx, not 0x%lx", i, sum, sums[i]);
 }
 
-/* All pages are there: make it a normal slot while vCPUs run.  Returns the faults that readers served. */
+/* All pages are there: make it a normal slot, with vCPUs running.  Returns readers' faults. */
 static uint64_t finish(struct reader *readers, bool fast)
 {
 	uint64_t faults = 0;

@@ -23,7 +23,7 @@
 #define WARM	16	/* uncounted pages of each vCPU; up to 30 more */
 #define TIMED	64	/* of each timed part */
 #define LRU_BATCH	31	/* pages that a CPU adds to the LRU at once: PAGEVEC_SIZE */
-#define PER_TABLE	512	/* pages: vCPUs share no page-table page, and the warm-up touches all of these */
+#define PER_TABLE	512	/* pages: vCPUs share no page table; the warm-up touches all */
 #define PARTS	2	/* lockstep takes another quantum for the second */
 
 static struct delivery d;

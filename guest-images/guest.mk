@@ -52,7 +52,7 @@ kbuild = env $(ccache) KBUILD_BUILD_VERSION=1 KBUILD_BUILD_TIMESTAMP=1970-01-01 
 	KBUILD_BUILD_USER=kvm KBUILD_BUILD_HOST=harness \
 	$(MAKE) -C $(tree) O=$(objects) ARCH=$(kernel_arch) CROSS_COMPILE=$(prefix) \
 	LOCALVERSION=-$(SERIES)-$(SERIES_ID)$(LOCAL) $(LLVM:%=LLVM=%) CC="$(cc)" HOSTCC="$(hostcc)"
-# CONFIG=gcov profiles the C files of KVM and genirq that the series changes, by kbuild's variable for
+# CONFIG=gcov profiles C files of KVM and genirq that the series changes, by kbuild's variable for
 # each object, which is named relative to the directory that builds it.
 changed  = $(shell sed -n 's,^+++ b/\(.*\)\.c$$,\1,p' kernel-patches/$(BASE)/*.patch | sort -u)
 profiled = $(patsubst virt/kvm/%,../../../virt/kvm/%,$(filter virt/kvm/%,$(changed))) \

@@ -79,7 +79,7 @@ void qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(struct qemu_plugin_insn
 
 /* --- the benchmark's --- */
 
-/* Instructions without effect on a real CPU: mark(), mark_page() and mark_warm() of bench/delivery.h. */
+/* Without effect on a real CPU: mark(), mark_page() and mark_warm() of bench/delivery.h. */
 enum mark { MARK_NONE, MARK_TIMED, MARK_PAGE, MARK_WARM };
 
 struct markers {
